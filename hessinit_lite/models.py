@@ -1,0 +1,103 @@
+"""Networks of the book, and what every other file needs to know about a network.
+
+Notation (chapter "Notation"): layer k computes u = W z + b and passes z' = f(u) on;
+`depth` counts weight matrices.
+"""
+
+import torch
+from torch import nn
+
+#: name -> module class. "linear" is the identity: the deep linear net of chapters 1 and 2.
+ACTIVATIONS = {
+    "linear": nn.Identity,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "selu": nn.SELU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+#: Layers whose weight an initialization scheme draws.
+WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+def activation_module(name):
+    """The activation called `name`, as a module.
+
+    Raises ValueError for an unknown name, listing the known ones.
+    """
+    if name not in ACTIVATIONS:
+        raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+class MLP(nn.Module):
+    """Dense network: `depth` weight matrices with an activation between neighbours.
+
+    Inputs of shape [N, ...] are flattened to [N, in_features]; outputs are [N, out_features].
+    `dropout` > 0 puts an (inverted, as torch's) dropout after every activation.
+    Weights start at torch's defaults; draw them with `hessinit_lite.init_`.
+
+    Raises ValueError for a size below 1, an unknown activation or a dropout outside [0, 1).
+    """
+
+    def __init__(self, in_features, width, depth, out_features, activation="relu", bias=True,
+                 dropout=0.0):
+        super().__init__()
+        for name, value in dict(in_features=in_features, width=width, depth=depth,
+                                out_features=out_features).items():
+            if int(value) != value or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
+        sizes = [in_features] + [width] * (depth - 1) + [out_features]
+        self.layers = nn.ModuleList(
+            nn.Linear(d_in, d_out, bias=bias) for d_in, d_out in zip(sizes, sizes[1:]))
+        self.activation = activation_module(activation)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+
+    def forward(self, inputs):
+        z = inputs.flatten(1)
+        for layer in self.layers[:-1]:
+            z = self.dropout(self.activation(layer(z)))
+        return self.layers[-1](z)
+
+
+def weight_layers(model):
+    """{name: module} of the dense and convolutional layers, in the order of `named_modules()`.
+
+    Raises TypeError if `model` is no module, ValueError if it has no such layer.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, WEIGHT_LAYERS)}
+    if not layers:
+        raise ValueError(
+            "the model has no layers to initialize: it needs at least one Linear or Conv layer")
+    return layers
+
+
+def activation_name(model):
+    """The one activation that `model` uses; "linear" where it has none.
+
+    Raises ValueError if it uses several: pass `activation=` then.
+    """
+    classes = {cls: name for name, cls in ACTIVATIONS.items() if name != "linear"}
+    found = {classes[type(m)] for m in model.modules() if type(m) in classes}
+    if len(found) > 1:
+        raise ValueError(
+            f"the model mixes activations ({', '.join(sorted(found))}); say which with activation=")
+    return found.pop() if found else "linear"
+
+
+def check_generator(generator, tensor):
+    """Raises ValueError if `generator` draws on another device than `tensor`'s.
+
+    Drawing elsewhere and copying would be a hidden host transfer.
+    """
+    if generator is not None and generator.device.type != tensor.device.type:
+        raise ValueError(
+            f"the generator draws on {generator.device}, the model is on {tensor.device}: "
+            f"use torch.Generator('{tensor.device}')")

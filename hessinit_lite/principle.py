@@ -1,0 +1,161 @@
+"""The principle ‖H_w(k)‖ ≈ 1: scale every layer until the norm of its Hessian block is the target.
+
+Skorski et al. 2020 state the goal, not a solver. Ours rests on a scaling law: in a bias-free
+piecewise-linear net, multiplying layer j by s_j multiplies ‖H_w(k)‖ by Π_{j≠k} s_j² as long as the
+outputs' curvature H_z stays. In logarithms that is a linear system with matrix 2(11ᵀ − I), which
+Newton's method solves in a few measurements; elsewhere it is the first guess of a Broyden iteration.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from .chain_rule import NORMS, layer_norms
+from .curvature import check_batch
+from .models import weight_layers
+from .schemes import init_
+
+
+@dataclass
+class InitReport:
+    """What `hessian_init_` found. Printing it shows one line a layer."""
+
+    target: float
+    norm: str
+    norms: dict = field(repr=False)    #: {layer: norm of its block, measured with the final weights}
+    scales: dict = field(repr=False)   #: {layer: factor on the weights that the scheme drew}
+    converged: bool = False            #: is every norm within the tolerance of the target?
+    steps: int = 0                     #: measurements of all layers' norms
+    history: list = field(default_factory=list, repr=False)  #: largest |log(norm/target)| of each
+    message: str = ""
+
+    def __str__(self):
+        width = max(map(len, self.norms))
+        rows = [f"  {name:<{width}}  {self.norms[name]:10.4g}  {self.scales[name]:10.4g}"
+                for name in self.norms]
+        return "\n".join([f"{self.norm} norms, target {self.target:g}: {self.message}",
+                          f"  {'layer':<{width}}  {'norm':>10}  {'scale':>10}", *rows])
+
+
+def _log_errors(norms, target):
+    """log(norm/target) by layer, float64; None where a norm is 0 or not finite."""
+    values = torch.tensor(list(norms.values()), dtype=torch.float64)
+    if not bool((torch.isfinite(values) & (values > 0)).all()):
+        return None
+    return (values / target).log()
+
+
+def hessian_init_(model, loss_fn, batch, target=1.0, norm="spectral", generator=None, *,
+                  scheme="forward", activation=None, tolerance=0.01, max_steps=20):
+    """Draw the weights of `model` and scale each layer until its Hessian norm is `target`, in place.
+
+    model: torch.nn.Module. loss_fn: mean over the batch. batch: `(inputs, targets)`, used for
+        nothing but measuring curvature.
+    target: wanted norm of every layer's block (the principle says 1; gradient descent with learning
+        rate η is tied to curvatures of order 1/η).
+    norm: "spectral", "frobenius" or "gradient" (see `layer_norms`), of the Gauss-Newton block.
+    generator, scheme, activation: as in `init_`; scheme=None keeps the weights as they are and only
+        scales them.
+    tolerance: relative, on every norm. max_steps: measurements of all layers' norms.
+
+    Returns an InitReport. If the target cannot be reached (a saturating net may have no such scales),
+    the report says so and the model holds the best weights met: smallest worst |log(norm/target)|.
+    Raises ValueError for bad arguments, non-finite weights, a network whose curvature is zero, and
+    what `init_` and `layer_norms` raise; the weights are then as they were.
+    """
+    if not (math.isfinite(target) and target > 0):
+        raise ValueError(f"target must be finite and positive, got {target!r}")
+    if norm not in NORMS:
+        raise ValueError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
+    if max_steps < 1 or not tolerance > 0:
+        raise ValueError(f"max_steps must be at least 1 and tolerance positive, got {max_steps!r} "
+                         f"and {tolerance!r}")
+    layers = weight_layers(model)
+    for name, layer in layers.items():
+        if not bool(torch.isfinite(layer.weight).all()):
+            raise ValueError(f"the weight of {name!r} is not finite: initialize the model first")
+    before = [p.detach().clone() for p in model.parameters()]
+    try:
+        with torch.no_grad():
+            check_batch(model, loss_fn, batch)  # before anything is drawn
+        if scheme is not None:
+            init_(model, scheme, activation, generator, batch=batch)
+        return _solve_(model, loss_fn, batch, target, norm, tolerance, max_steps)
+    except BaseException:  # also on Ctrl-C: nothing of the user's is lost
+        with torch.no_grad():
+            for p, old in zip(model.parameters(), before):
+                p.copy_(old)
+        raise
+
+
+def _solve_(model, loss_fn, batch, target, norm, tolerance, max_steps):
+    """Levenberg-Marquardt on the logarithms of the layers' scales, with Broyden's Jacobian."""
+    layers = {name: m for name, m in weight_layers(model).items() if m.weight.requires_grad}
+    drawn = [m.weight.detach().clone() for m in layers.values()]
+    n, history = len(layers), []
+    eye = torch.eye(n, dtype=torch.float64)
+
+    def put(position):
+        with torch.no_grad():
+            for m, weight, factor in zip(layers.values(), drawn, position.exp().tolist()):
+                m.weight.copy_(weight * factor)
+
+    def measure(position):
+        """(norms, log errors) at these scales; errors are None where a norm is 0 or not finite."""
+        put(position)
+        norms = layer_norms(model, loss_fn, batch, norm=norm, rtol=1e-3)
+        error = _log_errors(norms, target)
+        history.append(math.inf if error is None else float(error.abs().max()))
+        return norms, error
+
+    position = torch.zeros(n, dtype=torch.float64)
+    norms, error = measure(position)
+    if error is None:
+        dead = [name for name, h in norms.items() if not (math.isfinite(h) and h > 0)]
+        raise ValueError(f"the curvature of {', '.join(dead)} is zero or not finite, so no scale "
+                         "brings it to the target: try another scheme or batch")
+    best = history[0], position, norms
+    # The scaling law. With one layer it is empty (the scale does not matter): then try 1.
+    jacobian = 2 * (torch.ones_like(eye) - eye) if n > 1 else eye
+    radius = limit = 1.5  # at most a factor e^1.5 = 4.5 on a layer in one step
+
+    while best[0] > math.log1p(tolerance) and len(history) < max_steps:
+        step = torch.linalg.lstsq(jacobian, -error[:, None]).solution[:, 0]
+        damping = 1e-3
+        while not step.abs().max() <= radius:
+            step = torch.linalg.solve(jacobian.T @ jacobian + damping * eye, -jacobian.T @ error)
+            damping *= 2
+        length = float(step.abs().max())
+        if length < 1e-6:
+            break
+        try:
+            trial_norms, trial = measure(position + step)
+        except ValueError:  # the loss overflowed at these scales: not a place to go
+            history.append(math.inf)
+            trial = None
+        if trial is None:
+            radius = length / 4
+            continue
+        predicted = error.norm() - (error + jacobian @ step).norm()
+        gained = error.norm() - trial.norm()
+        jacobian = jacobian + torch.outer(trial - error - jacobian @ step, step) / step.dot(step)
+        if history[-1] < best[0]:
+            best = history[-1], position + step, trial_norms
+        if gained > 0:
+            position, error = position + step, trial
+        if gained > predicted / 2:
+            radius = min(limit, max(radius, 2 * length))
+        elif gained < predicted / 10:
+            radius = length / 2
+
+    worst, position, norms = best
+    put(position)
+    converged = worst <= math.log1p(tolerance)
+    if converged:
+        message = f"reached within {tolerance:.1%} after {len(history)} measurements"
+    else:
+        message = (f"not reached in {len(history)} measurements: the worst layer is a factor "
+                   f"{math.exp(worst):.3g} away; these are the best weights met")
+    return InitReport(target, norm, norms, dict(zip(layers, position.exp().tolist())), converged,
+                      len(history), history, message)

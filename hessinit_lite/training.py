@@ -1,0 +1,100 @@
+"""Short, deterministic SGD runs, with the curvature of every layer tracked on the way."""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import functional as F
+from tqdm.auto import tqdm
+
+from .chain_rule import layer_norms
+
+
+@dataclass
+class Run:
+    """What `train` recorded. `losses` [steps]: the loss of each mini-batch before its step."""
+
+    losses: torch.Tensor = field(repr=False)
+    diverged: bool = False                     #: did the loss stop being finite?
+    tracked_steps: list = field(default_factory=list, repr=False)
+    norms: list = field(default_factory=list, repr=False)  #: {layer: norm} at each tracked step
+
+    @property
+    def final_loss(self):
+        """Mean loss of the last tenth of the steps; inf for a run that diverged."""
+        if self.diverged:
+            return math.inf
+        return float(self.losses[-max(1, len(self.losses) // 10):].mean())
+
+
+def train(model, data, lr, steps, batch_size=32, seed=0, loss_fn=F.cross_entropy, momentum=0.0,
+          track_every=None, track_batch=None, progress=False):
+    """Plain SGD on `data.train` (a `Data` on the model's device) for `steps` mini-batches, in place.
+
+    The order of the samples depends on `seed` alone. With track_every=k the spectral norm of every
+    layer's Gauss-Newton block on `track_batch` is recorded before each k-th step. A run whose loss
+    is no longer finite ends early; the weights of its last finite loss are kept.
+
+    Returns a Run. Raises ValueError for a learning rate or number of steps that is not positive.
+    """
+    if not (lr > 0 and steps > 0):
+        raise ValueError(f"lr and steps must be positive, got {lr!r} and {steps!r}")
+    if track_every and track_batch is None:
+        raise ValueError("track_every needs track_batch=(inputs, targets)")
+    inputs, targets = data.train
+    generator = torch.Generator(inputs.device).manual_seed(seed)
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
+    run = Run(losses=inputs.new_full((steps,), math.nan))
+    order = torch.empty(0, dtype=torch.long, device=inputs.device)
+    kept = [p.detach().clone() for p in model.parameters()]
+    check = 50  # a look at the losses costs a transfer, so it is not taken at every step
+    for step in tqdm(range(steps), disable=not progress, desc="training", leave=False):
+        if track_every and step % track_every == 0:
+            run.tracked_steps.append(step)
+            try:
+                run.norms.append(layer_norms(model, loss_fn, track_batch, rtol=1e-3))
+            except ValueError:  # the loss overflowed between two checks
+                run.tracked_steps.pop()
+                run.diverged = True
+        if step % check == 0 and step:
+            run.diverged |= not bool(torch.isfinite(run.losses[:step]).all())
+        if run.diverged:
+            break
+        if len(order) < batch_size:
+            order = torch.randperm(len(inputs), generator=generator, device=inputs.device)
+        rows, order = order[:batch_size], order[batch_size:]
+        loss = loss_fn(model(inputs[rows]), targets[rows])
+        if step % check == 0:
+            with torch.no_grad():
+                for saved, p in zip(kept, model.parameters()):
+                    saved.copy_(torch.where(torch.isfinite(loss), p, saved))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        run.losses[step] = loss.detach()
+    finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
+    run.diverged |= not finite or not bool(torch.isfinite(run.losses[:step]).all())
+    if run.diverged:
+        with torch.no_grad():
+            for saved, p in zip(kept, model.parameters()):
+                p.copy_(saved)
+    return run
+
+
+def sweep(make_model, data, lrs, seeds, steps, **options):
+    """Final losses of `train` for every learning rate and seed, as a tensor [lrs, seeds].
+
+    make_model(seed) returns a freshly initialized model; `options` go to `train`. A run that
+    diverged counts as inf.
+    """
+    losses = torch.empty(len(lrs), len(seeds))
+    for i, lr in enumerate(tqdm(lrs, desc="learning rates", leave=False)):
+        for j, seed in enumerate(seeds):
+            losses[i, j] = train(make_model(seed), data, lr, steps, seed=seed, **options).final_loss
+    return losses
+
+
+def accuracy(model, batch):
+    """Share of samples of `batch` whose largest output is the label's, as a float."""
+    with torch.no_grad():
+        return float((model(batch[0]).argmax(1) == batch[1]).float().mean())
