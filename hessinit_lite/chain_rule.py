@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .curvature import check_batch, gauss_newton
+from .curvature import check_batch, check_vectors, gauss_newton, refuse_once_differentiable
 from .models import weight_layers
 from .spectrum import top_eigenvalues
 
@@ -48,13 +48,15 @@ class LayerBlock:
 
     def __matmul__(self, vector):
         d_out, d_in = self.curvature.shape[-1], self.inputs.shape[-1]
+        vector = check_vectors(self, vector, 1)
         y = self.signs * self.project(vector.reshape(d_out, d_in))
         pulled = torch.einsum("cn,cnto->nto", y, self.curvature)
         return torch.einsum("nto,nti->oi", pulled, self.inputs).flatten()
 
     def matmat(self, matrix):
         """The product with a matrix [P, K], as [P, K]."""
-        return torch.stack([self @ column for column in matrix.T], dim=1)
+        columns = check_vectors(self, matrix, 2).T
+        return torch.stack([self @ column for column in columns], dim=1)
 
     def _rows(self):
         """The rank-one terms G_cn F_nᵀ as matrices, one sample at a time: [C, d_out, d_in]."""
@@ -106,7 +108,8 @@ def output_curvature(loss_fn, outputs, targets):
     if plain and (loss_fn is F.mse_loss or isinstance(loss_fn, nn.MSELoss)):
         s = torch.eye(classes, dtype=z.dtype, device=z.device) * (2 / z.numel()) ** 0.5
         return s[:, None, :].expand(-1, samples, -1), z.new_ones(classes, samples)
-    if plain and not (targets.ndim == 1 and bool((targets < 0).any())):  # no ignored sample
+    ignored = getattr(loss_fn, "ignore_index", -100)
+    if plain and not (targets.ndim == 1 and bool((targets == ignored).any())):
         p = F.softmax(z, dim=1)
         root = p.sqrt()
         s = torch.diag_embed(root) - root[:, :, None] * p[:, None, :]  # [N, c, K]
@@ -114,6 +117,7 @@ def output_curvature(loss_fn, outputs, targets):
 
     z.requires_grad_()
     (gradient,) = torch.autograd.grad(loss_fn(z, targets), z, create_graph=True)
+    refuse_once_differentiable([gradient])
     if not gradient.requires_grad:  # a loss linear in z has no curvature
         return z.new_zeros(classes, samples, classes), z.new_ones(classes, samples)
     basis = torch.eye(classes, dtype=z.dtype, device=z.device)[:, None, :].expand(-1, samples, -1)

@@ -9,7 +9,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .models import weight_layers
+from .models import check_module, weight_layers
+
+
+def check_vectors(operator, vectors, ndim):
+    """`vectors`, or TypeError or ValueError if `operator` cannot be multiplied with them."""
+    if not isinstance(vectors, torch.Tensor):
+        raise TypeError(f"expected a torch.Tensor, got {type(vectors).__name__}")
+    if vectors.ndim != ndim or vectors.shape[0] != operator.shape[0]:
+        raise ValueError(f"expected {('a vector [P]', 'a matrix [P, K]')[ndim - 1]} with "
+                         f"P = {operator.shape[0]}, got shape {tuple(vectors.shape)}")
+    if vectors.dtype != operator.dtype or vectors.device != operator.device:
+        raise TypeError(f"expected {operator.dtype} on {operator.device}, got {vectors.dtype} on "
+                        f"{vectors.device}: convert the vector, not the model")
+    return vectors
 
 
 class CurvatureOperator:
@@ -42,7 +55,7 @@ class CurvatureOperator:
         try:
             products = self._product(parts, batched)
         except RuntimeError as error:
-            if "once_differentiable" in str(error) or "is not implemented" in str(error):
+            if "is not implemented" in str(error):
                 raise ValueError(
                     "a part of the model or of the loss cannot be differentiated twice, so it has "
                     f"no Hessian: {error}") from error
@@ -50,23 +63,12 @@ class CurvatureOperator:
         flat = [part.reshape(*lead, -1) for part in products]
         return torch.cat(flat, dim=-1).detach()
 
-    def _checked(self, vectors, ndim, what):
-        if not isinstance(vectors, torch.Tensor):
-            raise TypeError(f"expected a torch.Tensor, got {type(vectors).__name__}")
-        if vectors.ndim != ndim or vectors.shape[0] != self.shape[0]:
-            raise ValueError(f"expected {what} with P = {self.shape[0]}, got shape "
-                             f"{tuple(vectors.shape)}")
-        if vectors.dtype != self.dtype or vectors.device != self.device:
-            raise TypeError(f"expected {self.dtype} on {self.device}, got {vectors.dtype} on "
-                            f"{vectors.device}: convert the vector, not the model")
-        return vectors
-
     def __matmul__(self, vector):
-        return self._apply(self._checked(vector, 1, "a vector [P]"), batched=False)
+        return self._apply(check_vectors(self, vector, 1), batched=False)
 
     def matmat(self, matrix):
         """The product with a matrix [P, K], as [P, K]."""
-        return self._apply(self._checked(matrix, 2, "a matrix [P, K]").T, batched=True).T
+        return self._apply(check_vectors(self, matrix, 2).T, batched=True).T
 
 
 def check_batch(model, loss_fn, batch):
@@ -75,8 +77,7 @@ def check_batch(model, loss_fn, batch):
     Raises TypeError or ValueError for an empty or malformed batch, labels out of range, dropout or
     batch norm in train mode (curvature would be random), a non-finite or non-scalar loss.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
         raise TypeError("batch must be a pair (inputs, targets)")
     inputs, targets = batch
@@ -108,6 +109,7 @@ def check_batch(model, loss_fn, batch):
 
 def _parameters(model, layer):
     """{name: parameter} that an operator works on; ValueError where there is none."""
+    check_module(model)
     if layer is None:
         chosen = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not chosen:
@@ -122,6 +124,23 @@ def _parameters(model, layer):
     return {f"{layer}.weight": weight}
 
 
+def refuse_once_differentiable(tensors):
+    """ValueError if the graph of `tensors` (first derivatives) holds a once-differentiable function.
+
+    torch cuts the graph there, so a further derivative would be wrong without a word.
+    """
+    seen, todo = set(), [t.grad_fn for t in tensors]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        if node.name() == "torch::autograd::Error":
+            raise ValueError("a part of the model or of the loss is marked once_differentiable: it "
+                             "cannot be differentiated twice, so it has no Hessian")
+        seen.add(node)
+        todo.extend(following for following, _ in node.next_functions)
+
+
 def _gradient(of, parameters, **options):
     """Gradients with a graph, or ValueError naming the parameters that `of` does not reach."""
     if not of.requires_grad:
@@ -133,6 +152,7 @@ def _gradient(of, parameters, **options):
     if unused:
         raise ValueError(f"the loss does not depend on {', '.join(unused)}: freeze them "
                          "(requires_grad=False) or pick another layer")
+    refuse_once_differentiable(gradients)
     return gradients
 
 
@@ -159,8 +179,8 @@ def hessian(model, loss_fn, batch, layer=None):
     H_w(k) of the paper. A product is the derivative of ∇L·v (Pearlmutter 1994).
 
     Raises what `check_batch` raises, and ValueError for an unknown or frozen layer, a model without
-    trainable parameters, parameters the loss does not reach, or (at the first product) a path that
-    cannot be differentiated twice.
+    trainable parameters, parameters the loss does not reach, or a path that cannot be differentiated
+    twice (for one of torch's own functions: at the first product).
     """
     parameters = _parameters(model, layer)
     _, loss = check_batch(model, loss_fn, batch)
@@ -188,6 +208,7 @@ def gauss_newton(model, loss_fn, batch, layer=None):
     transposed = _gradient(outputs, parameters, grad_outputs=u)
     z = outputs.detach().requires_grad_()
     (loss_gradient,) = torch.autograd.grad(loss_fn(z, batch[1]), z, create_graph=True)
+    refuse_once_differentiable([loss_gradient])
 
     def product(vectors, batched):
         (jv,) = _differentiate(transposed, [u], vectors, batched)

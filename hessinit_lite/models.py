@@ -65,13 +65,18 @@ class MLP(nn.Module):
         return self.layers[-1](z)
 
 
+def check_module(model):
+    """Raises TypeError if `model` is no torch.nn.Module."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+
+
 def weight_layers(model):
     """{name: module} of the dense and convolutional layers, in the order of `named_modules()`.
 
     Raises TypeError if `model` is no module, ValueError if it has no such layer.
     """
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    check_module(model)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, WEIGHT_LAYERS)}
     if not layers:
         raise ValueError(

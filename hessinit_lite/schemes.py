@@ -9,7 +9,7 @@ import math
 import torch
 from torch import nn
 
-from .models import activation_name, check_generator, weight_layers
+from .models import activation_module, activation_name, check_generator, weight_layers
 from .variance import dropout_factor, gain
 
 SCHEMES = {
@@ -61,13 +61,18 @@ def init_(model, scheme, activation=None, generator=None, *, factor=1.0, dropout
         raise ValueError(f"scheme 'normal' needs a positive standard deviation std=, got {std!r}")
     if scheme == "lsuv" and batch is None:
         raise ValueError("scheme 'lsuv' needs batch=(inputs, targets)")
+    if activation is not None:
+        activation_module(activation)  # refuses an unknown name, whatever the scheme
+    sizes = [fans(layer.weight) for layer in layers]  # refuses lazy layers
+    if scheme == "lsuv":
+        with torch.no_grad():
+            model(batch[0])  # refuses a batch that does not fit
     g = 1.0
     if scheme in ("forward", "backward"):
         g = gain(activation or activation_name(model), scheme)
     dropped = 1.0 if dropout is None else dropout_factor(dropout)
 
-    for index, layer in enumerate(layers):
-        fan_in, fan_out = fans(layer.weight)
+    for index, (layer, (fan_in, fan_out)) in enumerate(zip(layers, sizes)):
         ungained = index == (0 if scheme == "forward" else len(layers) - 1)
         deviation = {
             "lecun": 1 / math.sqrt(fan_in),

@@ -15,11 +15,12 @@ def top_eigenvalues(operator, k=1, rtol=1e-3, generator=None, start=None, max_pr
 
     Returns `(values [k], bounds [k])`: largest magnitude first; there is an eigenvalue within
     bounds[i] of values[i] (the Ritz residual norm, Parlett 1998, section 4.5). Products stop once
-    each bound is below rtol · |values[0]|, or once the Krylov space is exhausted. The error of a
-    separated eigenvalue is then of order bound²/gap, far smaller.
+    each bound is below rtol · |values[0]|. The error of a separated eigenvalue is then of order
+    bound²/gap, far smaller.
 
-    start: first vector [P], random if None (the gradient is a good one). Multiplicities are not
-    seen: a Krylov space holds one vector of each eigenspace.
+    start: first vector [P], random if None (the gradient is a good one). Multiplicities may be
+    missed: a Krylov space holds one vector of each eigenspace. Where it is exhausted before k
+    eigenvalues are found, the search goes on from a random direction outside it.
 
     Raises ValueError for k outside 1..P, a zero start, or when max_products do not suffice.
     """
@@ -55,14 +56,16 @@ def top_eigenvalues(operator, k=1, rtol=1e-3, generator=None, start=None, max_pr
         bounds = beta * vectors[-1, order].abs()
         scale = ritz.abs().max()
         exhausted = beta <= torch.finfo(operator.dtype).eps * max(scale, a.abs().max()) * math.sqrt(size)
-        if len(values) == k and bool((bounds <= rtol * scale).all()):
+        if len(values) == k and (exhausted or products == size or bool((bounds <= rtol * scale).all())):
             break
-        if exhausted or products == size:
-            # The Krylov space is invariant: what it has not met are zero or repeated eigenvalues.
-            values = torch.cat([values, values.new_zeros(k - len(values))])
-            bounds = torch.cat([bounds, bounds.new_zeros(k - len(bounds))])
-            break
-        basis.append(w / off_diagonal[-1])
+        if exhausted:  # invariant, but smaller than k: go on from a random direction outside it
+            w = torch.randn(size, dtype=operator.dtype, device=operator.device, generator=generator)
+            for _ in range(2):
+                w = w - span.T @ (span @ w)
+            off_diagonal[-1] = torch.zeros_like(off_diagonal[-1])
+            basis.append(w / torch.linalg.vector_norm(w))
+        else:
+            basis.append(w / off_diagonal[-1])
     else:
         raise ValueError(f"{max_products} products did not bring the residual below rtol={rtol}: "
                          "raise max_products or rtol")

@@ -73,7 +73,7 @@ def train(model, data, lr, steps, batch_size=32, seed=0, loss_fn=F.cross_entropy
         optimizer.step()
         run.losses[step] = loss.detach()
     finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
-    run.diverged |= not finite or not bool(torch.isfinite(run.losses[:step]).all())
+    run.diverged |= not finite or not bool(torch.isfinite(run.losses[:step + 1]).all())
     if run.diverged:
         with torch.no_grad():
             for saved, p in zip(kept, model.parameters()):

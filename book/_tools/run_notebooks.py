@@ -1,0 +1,30 @@
+"""Run the chapters again and store their outputs: python book/_tools/run_notebooks.py [NAME ...]
+
+Cells tagged `live` need a running kernel, so no output is kept for them, and no widget state at all.
+"""
+
+import sys
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+BOOK = Path(__file__).resolve().parent.parent
+
+
+def run(path):
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, timeout=1800, store_widget_state=False, resources={"metadata": {"path": BOOK}}).execute()
+    notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # time stamps
+        if "live" in cell.metadata.get("tags", []):
+            cell.outputs, cell.execution_count = [], None
+    nbformat.write(notebook, path)
+
+
+if __name__ == "__main__":
+    for path in sorted(BOOK.glob("*.ipynb")):
+        if not sys.argv[1:] or path.stem in sys.argv[1:]:
+            print(path.name, flush=True)
+            run(path)

@@ -1,0 +1,22 @@
+"""Settings of the whole test suite."""
+
+import hypothesis
+import pytest
+import torch
+
+import hessinit_lite as hl
+
+torch.set_num_threads(2)
+# No deadline: the first example of a test pays for torch's warm-up. Fixed examples: same run, same result.
+hypothesis.settings.register_profile("book", deadline=None, max_examples=25, derandomize=True)
+hypothesis.settings.load_profile("book")
+
+
+@pytest.fixture(scope="session")
+def digits():
+    return hl.digits()
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)

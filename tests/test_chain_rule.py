@@ -1,0 +1,344 @@
+"""Exact layer blocks against dense matrices; Theorem 1 against the Gauss-Newton product."""
+
+import pytest
+import torch
+from dense import LOSSES, dense_gauss_newton, dense_hessian, dense_of, problem, targets_for
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+import hessinit_lite as hl
+from hessinit_lite.chain_rule import LayerBlock, layer_gradients
+
+PIECEWISE_LINEAR = ["linear", "relu", "leaky_relu"]
+
+
+def check_blocks(model, loss_fn, batch, expected=None):
+    """Every block, trace and norm of `model` equals the dense Gauss-Newton block's."""
+    blocks = hl.layer_blocks(model, loss_fn, batch)
+    traces = hl.layer_traces(model, loss_fn, batch)
+    norms = hl.layer_norms(model, loss_fn, batch)
+    frobenius = hl.layer_norms(model, loss_fn, batch, norm="frobenius")
+    quotients = hl.layer_norms(model, loss_fn, batch, norm="gradient")
+    gradients = layer_gradients(model, loss_fn, batch)
+    assert list(blocks) == list(traces) == list(norms) == list(frobenius) == list(quotients)
+    for name, block in blocks.items():
+        dense = dense_gauss_newton(model, loss_fn, batch, [f"{name}.weight"])
+        if expected:
+            assert isinstance(block, LayerBlock) == expected[name], name
+        torch.testing.assert_close(dense_of(block), dense, rtol=1e-8, atol=1e-11)
+        scale = dense.abs().max().item()
+        assert traces[name] == pytest.approx(dense.trace().item(), rel=1e-9, abs=1e-11 * scale)
+        assert frobenius[name] == pytest.approx(torch.linalg.norm(dense).item(), rel=1e-6)
+        largest = torch.linalg.eigvalsh(dense).abs().max().item()
+        assert norms[name] == pytest.approx(largest, rel=1e-5)
+        g = gradients[name].flatten()
+        assert quotients[name] == pytest.approx(((g @ dense @ g) / (g @ g)).abs().item(), rel=1e-8)
+    return blocks
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", hl.ACTIVATIONS)
+def test_blocks_traces_and_norms_equal_dense_ones(activation, loss, bias):
+    check_blocks(*problem(activation, loss, bias), dict.fromkeys(["layers.0", "layers.1", "layers.2"], True))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+@pytest.mark.parametrize("activation", PIECEWISE_LINEAR)
+def test_norms_of_piecewise_linear_nets_are_the_hessians_own(activation, depth):
+    for seed in range(5):
+        arguments = problem(activation, seed=seed, sizes=(4, 6, depth, 3), samples=7)
+        for name, norm in hl.layer_norms(*arguments).items():
+            dense = dense_hessian(*arguments, [f"{name}.weight"])
+            assert norm == pytest.approx(torch.linalg.eigvalsh(dense).abs().max().item(), rel=1e-5)
+
+
+def test_float32_norms_at_the_books_size(digits):
+    """The default arguments on a 64-32-32-10 net, against the dense blocks in float64."""
+    model = hl.init_(hl.MLP(64, 32, 3, 10), "he", generator=torch.Generator().manual_seed(0))
+    batch = digits.batch(16, torch.Generator().manual_seed(0))
+    norms = hl.layer_norms(model, F.cross_entropy, batch)
+    model.double()
+    batch = batch[0].double(), batch[1]
+    for name in ("layers.1", "layers.2"):
+        dense = dense_gauss_newton(model, F.cross_entropy, batch, [f"{name}.weight"])
+        assert norms[name] == pytest.approx(torch.linalg.eigvalsh(dense)[-1].item(), rel=1e-5)
+
+
+@given(st.sampled_from(list(hl.ACTIVATIONS)), st.sampled_from(list(LOSSES)), st.integers(0, 10 ** 6))
+def test_theorem_1_is_the_gauss_newton_quadratic_form(activation, loss, seed):
+    model, loss_fn, batch = problem(activation, loss, seed=seed)
+    g = torch.Generator().manual_seed(seed)
+    for name, block in hl.layer_blocks(model, loss_fn, batch).items():
+        direction = torch.randn(block.shape[0], dtype=torch.float64, generator=g)
+        operator = hl.gauss_newton(model, loss_fn, batch, layer=name)
+        weight = model.get_submodule(name).weight
+        torch.testing.assert_close(block.quadratic_form(direction.view_as(weight)),
+                                   direction @ (operator @ direction), rtol=1e-8, atol=1e-10)
+
+
+@given(st.sampled_from(list(hl.ACTIVATIONS)), st.integers(0, 10 ** 6), st.integers(1, 4), st.floats(-3, 3))
+def test_blocks_are_symmetric_and_linear(activation, seed, columns, factor):
+    g = torch.Generator().manual_seed(seed)
+    for block in hl.layer_blocks(*problem(activation, seed=seed)).values():
+        u, v = torch.randn(2, block.shape[0], dtype=torch.float64, generator=g)
+        torch.testing.assert_close(u @ (block @ v), v @ (block @ u))
+        torch.testing.assert_close(block @ (u + factor * v), block @ u + factor * (block @ v),
+                                   rtol=1e-9, atol=1e-10)
+        m = torch.randn(block.shape[0], columns, dtype=torch.float64, generator=g)
+        torch.testing.assert_close(block.matmat(m), torch.stack([block @ c for c in m.T], 1))
+
+
+# Models other than the plain MLP
+
+class Mean(nn.Module):
+    def forward(self, x):
+        return x.mean(1)
+
+
+class Twice(nn.Module):
+    """One module applied twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.shared, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.shared(torch.tanh(self.shared(x)))))
+
+
+class Tied(nn.Module):
+    """One weight in two modules."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.last = nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 2)
+        self.b.weight = self.a.weight
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.b(torch.tanh(self.a(x)))))
+
+
+class Transposed(nn.Module):
+    """A weight that is used once more outside its module, as in a tied auto-encoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.last = nn.Linear(3, 4), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.last(F.linear(torch.tanh(self.encoder(x)), self.encoder.weight.T))
+
+
+class Outside(nn.Module):
+    """A layer whose weight is used, but not its forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.last(torch.tanh(F.linear(x, self.first.weight, self.first.bias)))
+
+
+def _special(name):
+    torch.manual_seed(0)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    if name == "sequence":
+        model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.GELU(), Mean(), nn.Linear(4, 2))
+        return model, torch.randn(5, 6, 3, dtype=torch.float64), {"0": True, "2": True, "5": True}
+    if name == "inplace":
+        model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 4), nn.SELU(inplace=True),
+                              nn.Linear(4, 2))
+        return model, x, {"0": True, "2": True, "4": True}
+    if name == "convolution":
+        model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, 2))
+        return model, torch.randn(5, 1, 3, 3, dtype=torch.float64), {"0": False, "3": True}
+    if name == "convolutions only":
+        model = nn.Sequential(nn.Conv1d(1, 2, 2), nn.Tanh(), nn.Conv1d(2, 2, 2), nn.Flatten())
+        return model, x[:, None], {"0": False, "2": False}
+    if name == "batch norm":
+        model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
+        return model.eval(), x, {"0": True, "3": True}
+    if name == "layer norm":
+        model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.SiLU(), nn.Linear(4, 2))
+        return model, x, {"0": True, "3": True}
+    return {"shared": (Twice(), x, {"shared": True, "last": True}),
+            "tied": (Tied(), x, {"a": False, "b": False, "last": True}),
+            "transposed": (Transposed(), x, {"encoder": False, "last": True}),
+            "outside": (Outside(), x, {"first": False, "last": True})}[name]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("name", ["sequence", "inplace", "convolution", "convolutions only", "batch norm",
+                                  "layer norm", "shared", "transposed", "outside"])
+def test_other_models(name, loss):
+    model, x, expected = _special(name)
+    batch = x, targets_for(loss, len(x), 1, 2, torch.Generator().manual_seed(0))[1]
+    check_blocks(model.double(), LOSSES[loss], batch, expected)
+
+
+def test_a_weight_in_two_modules():
+    """The block of a tied weight, under both of its names."""
+    model, x, expected = _special("tied")
+    model.double()
+    arguments = model, F.cross_entropy, (x, torch.tensor([0, 1, 1, 0, 1]))
+    blocks = hl.layer_blocks(*arguments)
+    assert {name: isinstance(b, LayerBlock) for name, b in blocks.items()} == expected
+    dense = dense_gauss_newton(*arguments, ["a.weight"])
+    for name in ("a", "b"):
+        torch.testing.assert_close(dense_of(blocks[name]), dense)
+
+
+# Losses other than the two with closed forms
+
+def _saturating(z, t):
+    """Not convex: a bounded (Geman-McClure) error."""
+    e = (z - F.one_hot(t, z.shape[1]).to(z.dtype)) ** 2
+    return (e / (1 + e)).mean()
+
+
+GENERAL = {
+    "weighted": nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3.0]).double()),
+    "smoothed": nn.CrossEntropyLoss(label_smoothing=0.2),
+    "plain module": nn.CrossEntropyLoss(),
+    "ignore 1": nn.CrossEntropyLoss(ignore_index=1),
+    "sum": nn.CrossEntropyLoss(reduction="sum"),
+    "smooth l1": lambda z, t: F.smooth_l1_loss(z, 0 * z, beta=5.0),
+    "fourth power": lambda z, t: (z ** 4).mean(),
+    "saturating": _saturating,
+    "negative": lambda z, t: -F.cross_entropy(z, t),
+    "linear": lambda z, t: z.mean(),
+}
+
+
+@pytest.mark.parametrize("name", GENERAL)
+def test_general_losses(name):
+    model, _, batch = problem("tanh")
+    loss_fn = GENERAL[name]
+    if name == "linear":
+        assert set(hl.layer_traces(model, loss_fn, batch).values()) == {0.0}
+        assert set(hl.layer_norms(model, loss_fn, batch).values()) == {0.0}
+    else:
+        check_blocks(model, loss_fn, batch)
+
+
+def test_the_saturating_loss_is_not_convex_and_its_signs_say_so():
+    arguments = problem("tanh")
+    block = hl.layer_blocks(arguments[0], _saturating, arguments[2])["layers.1"]
+    values = torch.linalg.eigvalsh(dense_of(block))
+    assert values[0] < -1e-4 < 1e-4 < values[-1]
+    assert (block.signs < 0).any()
+
+
+def test_ignored_samples_and_soft_labels():
+    model, _, (x, t) = problem("tanh")
+    check_blocks(model, F.cross_entropy, (x, torch.where(t == 0, -100, t)))
+    soft = torch.rand(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    check_blocks(model, F.cross_entropy, (x, soft / soft.sum(1, keepdim=True)))
+
+
+@pytest.mark.parametrize("classes", [2, 10])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_output_curvature_factors_the_outputs_hessian(loss, classes):
+    z = torch.randn(4, classes, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    targets = targets_for(loss, 4, 1, classes, torch.Generator().manual_seed(1))[1]
+    full = torch.autograd.functional.hessian(lambda z: LOSSES[loss](z, targets), z)
+    for loss_fn in (LOSSES[loss], lambda z, t: LOSSES[loss](z, t)):  # closed form, general path
+        s, signs = hl.output_curvature(loss_fn, z, targets)
+        found = torch.einsum("cn,cnk,cnl->nkl", signs, s, s)
+        for n in range(4):
+            torch.testing.assert_close(found[n], full[n, :, n], rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_loss_that_couples_samples_is_refused(dtype):
+    model, _, (x, t) = problem("tanh")
+
+    def contrastive(z, t):
+        return (z @ z.T).logsumexp(1).mean()
+
+    with pytest.raises(ValueError, match="couples the samples"):
+        hl.layer_norms(model.to(dtype), contrastive, (x.to(dtype), t))
+    operator = hl.gauss_newton(model.double(), contrastive, (x, t))  # what the message advises
+    torch.testing.assert_close(dense_of(operator), dense_gauss_newton(model, contrastive, (x, t)))
+
+
+# What is left out, and bad input
+
+def test_frozen_layers_are_left_out():
+    model, loss_fn, batch = problem()
+    model.layers[1].weight.requires_grad_(False)
+    assert list(check_blocks(model, loss_fn, batch)) == ["layers.0", "layers.2"]
+    for p in model.parameters():
+        p.requires_grad_(False)
+    with pytest.raises(ValueError, match="frozen"):
+        hl.layer_norms(model, loss_fn, batch)
+
+
+def test_measuring_changes_nothing():
+    model, loss_fn, batch = problem("relu")
+    state = torch.get_rng_state()
+    before = {n: p.clone() for n, p in model.state_dict().items()}
+    first = hl.layer_norms(model, loss_fn, batch)
+    assert first == hl.layer_norms(model, loss_fn, batch)  # the same numbers, bit by bit
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(p, before[n]) and p.grad is None for n, p in model.named_parameters())
+    assert all(not m._forward_hooks for m in model.modules())
+
+
+def test_no_hook_is_left_after_an_error():
+    model, _, (x, t) = problem()
+    with pytest.raises(ValueError, match="labels"):
+        hl.layer_norms(model, F.cross_entropy, (x, t + 5))
+    assert all(not m._forward_hooks for m in model.modules())
+
+
+def test_unknown_norm_lists_the_known_ones():
+    with pytest.raises(ValueError, match="spectral, frobenius, gradient"):
+        hl.layer_norms(*problem(), norm="nuclear")
+
+
+def test_outputs_that_are_no_matrix():
+    model = nn.Sequential(nn.Linear(3, 2))
+    with pytest.raises(ValueError, match=r"\[N, classes\]"):
+        hl.layer_norms(model, lambda z, t: (z ** 2).mean(), (torch.randn(4, 5, 3), torch.zeros(4)))
+
+
+def test_an_unused_layer_is_named():
+    model = _net = nn.Sequential(nn.Linear(3, 2))
+    model.add_module("spare", nn.Linear(2, 2))
+    model.forward = lambda x: _net[0](x)
+    with pytest.raises(ValueError, match="spare.weight"):
+        hl.layer_norms(model, F.cross_entropy, (torch.randn(4, 3), torch.zeros(4).long()))
+
+
+def test_blocks_refuse_wrong_vectors():
+    block = hl.layer_blocks(*problem())["layers.1"]
+    with pytest.raises(ValueError, match="P = 16"):
+        block @ torch.zeros(15, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"a matrix \[P, K\]"):
+        block.matmat(torch.zeros(16, dtype=torch.float64))
+    with pytest.raises(TypeError, match="float32"):
+        block @ torch.zeros(16)
+    with pytest.raises(TypeError, match="Tensor"):
+        block @ ([0.0] * 16)
+
+
+def test_a_layer_without_gradient_has_gradient_norm_0():
+    model = hl.MLP(3, 4, 2, 2)
+    with torch.no_grad():
+        model.layers[1].weight.zero_()
+    norms = hl.layer_norms(model, F.cross_entropy, (torch.randn(4, 3), torch.zeros(4).long()), norm="gradient")
+    assert norms["layers.0"] == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("norm", ["spectral", "frobenius", "gradient"])
+def test_cuda_gives_the_same_norms(norm):
+    model, loss_fn, batch = problem("relu")
+    expected = hl.layer_norms(model, loss_fn, batch, norm=norm)
+    found = hl.layer_norms(model.cuda(), loss_fn, tuple(x.cuda() for x in batch), norm=norm)
+    assert found == pytest.approx(expected, rel=1e-6)

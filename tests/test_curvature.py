@@ -1,0 +1,280 @@
+"""Every operator against dense float64 matrices on tiny models."""
+
+import pytest
+import torch
+from dense import LOSSES, dense_gauss_newton, dense_hessian, dense_of, problem
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+import hessinit_lite as hl
+
+DENSE = {"hessian": (hl.hessian, dense_hessian), "gauss_newton": (hl.gauss_newton, dense_gauss_newton)}
+activations = st.sampled_from(list(hl.ACTIVATIONS))
+losses = st.sampled_from(list(LOSSES))
+builders = st.sampled_from([hl.hessian, hl.gauss_newton])
+seeds = st.integers(0, 10 ** 6)
+
+
+def _vectors(operator, seed, *shape):
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(operator.shape[0], *shape, dtype=operator.dtype, generator=g)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("activation", hl.ACTIVATIONS)
+@pytest.mark.parametrize("kind", DENSE)
+def test_operators_equal_dense_matrices(kind, activation, loss, bias):
+    build, dense = DENSE[kind]
+    arguments = problem(activation, loss, bias)
+    operator = build(*arguments)
+    assert operator.names == [n for n, _ in arguments[0].named_parameters()]
+    torch.testing.assert_close(dense_of(operator), dense(*arguments), rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("layer", ["layers.0", "layers.1", "layers.2"])
+@pytest.mark.parametrize("activation", ["tanh", "relu", "gelu"])
+@pytest.mark.parametrize("kind", DENSE)
+def test_blocks_of_one_layer(kind, activation, layer):
+    build, dense = DENSE[kind]
+    arguments = problem(activation)
+    operator = build(*arguments, layer=layer)
+    assert operator.names == [f"{layer}.weight"]
+    torch.testing.assert_close(dense_of(operator), dense(*arguments, [f"{layer}.weight"]),
+                               rtol=1e-9, atol=1e-11)
+
+
+@given(builders, activations, losses, seeds)
+def test_symmetry(build, activation, loss, seed):
+    operator = build(*problem(activation, loss, seed=seed))
+    u, v = _vectors(operator, seed), _vectors(operator, seed + 1)
+    torch.testing.assert_close(u @ (operator @ v), v @ (operator @ u), rtol=1e-9, atol=1e-10)
+
+
+@given(builders, activations, losses, seeds, st.floats(-5, 5))
+def test_linearity(build, activation, loss, seed, factor):
+    operator = build(*problem(activation, loss, seed=seed))
+    u, v = _vectors(operator, seed), _vectors(operator, seed + 1)
+    torch.testing.assert_close(operator @ (u + factor * v), operator @ u + factor * (operator @ v),
+                               rtol=1e-9, atol=1e-10)
+
+
+@given(builders, activations, losses, seeds, st.integers(1, 5))
+def test_matmat_stacks_products(build, activation, loss, seed, columns):
+    operator = build(*problem(activation, loss, seed=seed))
+    v = _vectors(operator, seed, columns)
+    torch.testing.assert_close(operator.matmat(v), torch.stack([operator @ c for c in v.T], 1),
+                               rtol=1e-9, atol=1e-11)
+
+
+@given(activations, losses, seeds)
+def test_gauss_newton_is_positive_for_a_convex_loss(activation, loss, seed):
+    operator = hl.gauss_newton(*problem(activation, loss, seed=seed))
+    v = _vectors(operator, seed)
+    assert v @ (operator @ v) >= -1e-10
+
+
+@pytest.mark.parametrize("activation", ["relu", "leaky_relu", "linear"])
+def test_diagonal_blocks_agree_for_piecewise_linear_nets_and_cross_blocks_do_not(activation):
+    """Remark 5 holds for the diagonal blocks; the whole matrix keeps a curvature effect."""
+    arguments = problem(activation)
+    for layer in ("layers.0", "layers.1", "layers.2"):
+        torch.testing.assert_close(dense_of(hl.hessian(*arguments, layer=layer)),
+                                   dense_of(hl.gauss_newton(*arguments, layer=layer)))
+    difference = dense_hessian(*arguments) - dense_gauss_newton(*arguments)
+    assert difference.abs().max() > 1e-3
+
+
+def test_products_leave_no_gradient_behind_and_may_be_repeated():
+    model, loss_fn, batch = problem()
+    operator = hl.hessian(model, loss_fn, batch)
+    v = _vectors(operator, 0)
+    assert torch.equal(operator @ v, operator @ v)
+    assert not (operator @ v).requires_grad
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("build", [hl.hessian, hl.gauss_newton])
+def test_frozen_parameters_are_left_out(build):
+    model, loss_fn, batch = problem()
+    model.layers[0].weight.requires_grad_(False)
+    operator = build(model, loss_fn, batch)
+    assert operator.names == [n for n, _ in model.named_parameters() if n != "layers.0.weight"]
+    dense = DENSE[build.__name__][1]
+    torch.testing.assert_close(dense_of(operator), dense(model, loss_fn, batch))
+    with pytest.raises(ValueError, match="'layers.0' is frozen"):
+        build(model, loss_fn, batch, layer="layers.0")
+    for p in model.parameters():
+        p.requires_grad_(False)
+    with pytest.raises(ValueError, match="every parameter is frozen"):
+        build(model, loss_fn, batch)
+
+
+@pytest.mark.parametrize("build", [hl.hessian, hl.gauss_newton])
+def test_a_linear_loss_has_a_hessian_too(build):
+    """Constant derivatives leave no graph behind: products are then zero, not an error."""
+    model, _, batch = problem("linear", sizes=(3, 4, 1, 2))
+    operator = build(model, lambda outputs, targets: outputs.mean(), batch)
+    assert not (operator @ _vectors(operator, 0)).any()
+
+
+@pytest.mark.parametrize("build", [hl.hessian, hl.gauss_newton])
+def test_inplace_activation_convolution_and_losses_as_modules(build):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, 3),
+                          nn.Tanh(), nn.Linear(3, 3)).double()
+    batch = torch.randn(4, 1, 3, 3, dtype=torch.float64), torch.tensor([0, 1, 2, 1])
+    dense = DENSE[build.__name__][1]
+    for loss_fn in (nn.CrossEntropyLoss(), nn.CrossEntropyLoss(weight=torch.tensor([1, 2, 3.0]).double()),
+                    nn.CrossEntropyLoss(label_smoothing=0.1), nn.CrossEntropyLoss(ignore_index=1)):
+        torch.testing.assert_close(dense_of(build(model, loss_fn, batch)), dense(model, loss_fn, batch),
+                                   rtol=1e-9, atol=1e-11)
+
+
+@pytest.mark.parametrize("build", [hl.hessian, hl.gauss_newton])
+def test_weights_that_changed_are_noticed(build):
+    model, loss_fn, batch = problem()
+    operator = build(model, loss_fn, batch)
+    hl.init_(model, "he")
+    with pytest.raises(RuntimeError, match="build a new one"):
+        operator @ _vectors(operator, 0)
+    with pytest.raises(RuntimeError, match="build a new one"):
+        operator.matmat(_vectors(operator, 0, 2))
+
+
+@pytest.mark.parametrize("build", [hl.hessian, hl.gauss_newton])
+def test_wrong_vectors(build):
+    operator = build(*problem())
+    size = operator.shape[0]
+    with pytest.raises(ValueError, match=f"P = {size}"):
+        operator @ torch.zeros(size + 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"a vector \[P\]"):
+        operator @ torch.zeros(size, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"a matrix \[P, K\]"):
+        operator.matmat(torch.zeros(size, dtype=torch.float64))
+    with pytest.raises(TypeError, match="float64.*float32"):
+        operator @ torch.zeros(size)
+    with pytest.raises(TypeError, match="meta"):
+        operator @ torch.zeros(size, dtype=torch.float64, device="meta")
+    with pytest.raises(TypeError, match="torch.Tensor"):
+        operator @ ([0.0] * size)
+
+
+class _Once(torch.autograd.Function):
+    """x² whose backward refuses to be differentiated."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x ** 2
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        return 2 * ctx.saved_tensors[0] * grad
+
+
+def test_a_path_that_cannot_be_differentiated_twice():
+    class Squares(nn.Module):
+        def forward(self, x):
+            return _Once.apply(x)
+
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), Squares(), nn.Linear(4, 2))
+    batch = torch.randn(5, 3), torch.zeros(5).long()
+    for build in (hl.hessian, hl.gauss_newton):  # torch would give wrong products without a word
+        with pytest.raises(ValueError, match="cannot be differentiated twice"):
+            build(model, F.cross_entropy, batch)
+    model = nn.Linear(3, 2)
+    for measure in (hl.hessian, hl.gauss_newton, hl.layer_norms):
+        with pytest.raises(ValueError, match="cannot be differentiated twice"):
+            measure(model, lambda z, t: _Once.apply(z).mean(), batch)
+
+
+def test_a_function_of_torch_without_second_derivative():
+    def loss_fn(outputs, targets):
+        return F.ctc_loss(outputs.view(6, 1, 4).log_softmax(2), torch.tensor([[1, 2]]),
+                          torch.tensor([6]), torch.tensor([2]))
+
+    operator = hl.hessian(nn.Linear(3, 24), loss_fn, (torch.ones(1, 3), torch.zeros(1)))
+    with pytest.raises(ValueError, match="cannot be differentiated twice"):
+        operator @ torch.ones(operator.shape[0])
+    with pytest.raises(ValueError, match="cannot be differentiated twice"):
+        operator.matmat(torch.ones(operator.shape[0], 2))
+
+
+X = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+Y = torch.tensor([0, 1, 1, 0, 1])
+
+
+def _net(*extra):
+    return nn.Sequential(nn.Linear(3, 4), *extra, nn.ReLU(), nn.Linear(4, 2))
+
+
+MEASURES = [hl.hessian, hl.gauss_newton, hl.layer_blocks, hl.layer_norms, hl.layer_traces,
+            lambda *arguments: hl.hessian_init_(*arguments, scheme="he")]
+
+
+@pytest.mark.parametrize("measure", MEASURES, ids=lambda m: getattr(m, "__name__", "?"))
+@pytest.mark.parametrize("arguments, error, message", [
+    (lambda: (_net(), F.cross_entropy, (X[:0], Y[:0])), ValueError, "batch is empty"),
+    (lambda: (_net(), F.cross_entropy, (X, Y + 1)), ValueError, r"labels must lie in 0\.\.1"),
+    (lambda: (_net(), F.cross_entropy, (X, Y - 1)), ValueError, r"labels must lie in 0\.\.1"),
+    (lambda: (_net(), F.cross_entropy, (X * torch.nan, Y)), ValueError, "loss is nan"),
+    (lambda: (_net(), lambda z, t: z.exp().sum() * torch.inf, (X, Y)), ValueError, "loss is inf"),
+    (lambda: (_net(nn.Dropout(0.5)), F.cross_entropy, (X, Y)), ValueError, r"1 \(Dropout\).*eval"),
+    (lambda: (_net(nn.BatchNorm1d(4)), F.cross_entropy, (X, Y)), ValueError, r"BatchNorm1d.*eval"),
+    (lambda: (_net(), nn.CrossEntropyLoss(reduction="none"), (X, Y)), ValueError, "one number"),
+    (lambda: (_net(), F.cross_entropy, X), TypeError, "pair"),
+    (lambda: (_net(), F.cross_entropy, (X, Y, Y)), TypeError, "pair"),
+    (lambda: (lambda x: x, F.cross_entropy, (X, Y)), TypeError, "Module"),
+    (lambda: (nn.Sequential(nn.ReLU()), F.cross_entropy, (X, Y)), ValueError,
+     "no layers|every parameter is frozen"),
+])
+def test_bad_input(measure, arguments, error, message):
+    with pytest.raises(error, match=message):
+        measure(*arguments())
+
+
+@pytest.mark.parametrize("extra", [nn.Dropout(0.5), nn.BatchNorm1d(4)])
+def test_eval_mode_is_accepted(extra):
+    model = _net(extra).eval()
+    operator = hl.hessian(model, F.cross_entropy, (X, Y))
+    v = torch.ones(operator.shape[0])
+    assert torch.equal(operator @ v, operator @ v)
+    assert set(hl.layer_norms(model, F.cross_entropy, (X, Y))) == {"0", "3"}
+
+
+def test_the_ignored_label_is_in_range():
+    assert hl.hessian(_net(), F.cross_entropy, (X, torch.tensor([0, -100, 1, 1, 0]))).shape
+
+
+def test_unknown_layer_lists_the_known_ones():
+    with pytest.raises(ValueError, match="known: 0, 2"):
+        hl.hessian(_net(), F.cross_entropy, (X, Y), layer="7")
+
+
+def test_parameters_that_the_loss_does_not_reach_are_named():
+    model = _net()
+    model.spare = nn.Linear(2, 2)
+    model.forward = lambda x: model[2](model[1](model[0](x)))
+    with pytest.raises(ValueError, match="spare.weight, spare.bias"):
+        hl.hessian(model, F.cross_entropy, (X, Y))
+    with torch.no_grad(), pytest.raises(ValueError, match="no_grad"):
+        hl.hessian(_net(), F.cross_entropy, (X, Y))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("build", [hl.hessian, hl.gauss_newton])
+def test_cuda_gives_the_same_products(build):
+    model, loss_fn, batch = problem()
+    operator = build(model, loss_fn, batch)
+    v = _vectors(operator, 0)
+    expected = operator @ v
+    on_gpu = build(model.cuda(), loss_fn, tuple(x.cuda() for x in batch))
+    torch.testing.assert_close((on_gpu @ v.cuda()).cpu(), expected)
+    with pytest.raises(TypeError, match="cuda"):
+        on_gpu @ v
