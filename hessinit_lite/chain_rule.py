@@ -12,11 +12,13 @@ pass for all layers at once. A layer that is applied at T places of a sample (a 
 G Fᵀ over them.
 """
 
+from collections import Counter
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .curvature import check_batch, check_vectors, gauss_newton, refuse_once_differentiable
+from .curvature import check_batch, check_vectors, gauss_newton, refuse_once_differentiable, seed_of
 from .models import weight_layers
 from .spectrum import top_eigenvalues
 
@@ -116,12 +118,14 @@ def output_curvature(loss_fn, outputs, targets):
         return s.transpose(0, 1) / samples ** 0.5, z.new_ones(classes, samples)
 
     z.requires_grad_()
-    (gradient,) = torch.autograd.grad(loss_fn(z, targets), z, create_graph=True)
+    loss = loss_fn(z, targets)
+    (gradient,) = torch.autograd.grad(loss, z, seed_of(loss), create_graph=True)
     refuse_once_differentiable([gradient])
-    if not gradient.requires_grad:  # a loss linear in z has no curvature
-        return z.new_zeros(classes, samples, classes), z.new_ones(classes, samples)
     basis = torch.eye(classes, dtype=z.dtype, device=z.device)[:, None, :].expand(-1, samples, -1)
-    (blocks,) = torch.autograd.grad(gradient, z, basis, is_grads_batched=True, retain_graph=True)
+    (blocks,) = torch.autograd.grad(gradient, z, basis, is_grads_batched=True, retain_graph=True,
+                                    allow_unused=True)
+    if blocks is None:  # a loss linear in z has no curvature
+        return z.new_zeros(classes, samples, classes), z.new_ones(classes, samples)
     probe = torch.linspace(-1, 1, z.numel(), dtype=z.dtype, device=z.device).view_as(z)
     (product,) = torch.autograd.grad(gradient, z, probe)
     expected = torch.einsum("cnk,nk->nc", blocks, probe)
@@ -131,6 +135,19 @@ def output_curvature(loss_fn, outputs, targets):
     values, vectors = torch.linalg.eigh(blocks.transpose(0, 1))
     s = vectors.transpose(1, 2) * values.abs().sqrt()[:, :, None]
     return s.transpose(0, 1), torch.where(values < 0, -1.0, 1.0).to(z.dtype).T
+
+
+def _uses(outputs):
+    """How often each parameter is used on the way to `outputs`, as a Counter."""
+    counts, seen, todo = Counter(), set(), [outputs.grad_fn]
+    while todo:
+        for node, _ in todo.pop().next_functions:
+            if hasattr(node, "variable"):  # a parameter
+                counts[node.variable] += 1
+            elif node is not None and node not in seen:
+                seen.add(node)
+                todo.append(node)
+    return counts
 
 
 def layer_blocks(model, loss_fn, batch):
@@ -146,9 +163,7 @@ def layer_blocks(model, loss_fn, batch):
     layers = {name: m for name, m in weight_layers(model).items() if m.weight.requires_grad}
     if not layers:
         raise ValueError("every weight is frozen: set requires_grad=True on some")
-    owners = [id(p) for m in model.modules() for p in m._parameters.values() if p is not None]
-    calls = {name: [] for name, m in layers.items()
-             if isinstance(m, nn.Linear) and owners.count(id(m.weight)) == 1}
+    calls = {name: [] for name, m in layers.items() if isinstance(m, nn.Linear)}
 
     def capture(name):
         def hook(layer, args, output):
@@ -165,21 +180,19 @@ def layer_blocks(model, loss_fn, batch):
     if outputs.ndim != 2:
         raise ValueError(f"outputs must be [N, classes], got shape {tuple(outputs.shape)}: use "
                          "gauss_newton(..., layer=...) for such a model")
-    samples = len(outputs)
-    captured = {name: found for name, found in calls.items() if found and all(
-        x.ndim > 1 and len(x) == samples for x, _ in found)}
+    samples, uses = len(outputs), _uses(outputs)
+    captured = {name: found for name, found in calls.items()
+                if found and uses[layers[name].weight] == len(found)  # else used elsewhere, too
+                and all(x.ndim > 1 and len(x) == samples for x, _ in found)}
 
     blocks = {}
     if captured:
         s, signs = output_curvature(loss_fn, outputs, batch[1])
         us = [u for found in captured.values() for _, u in found]
-        pulled = iter(torch.autograd.grad(outputs, us, s, is_grads_batched=True, allow_unused=True))
+        pulled = iter(torch.autograd.grad(outputs, us, s, is_grads_batched=True))
         for name, found in captured.items():
             inputs = torch.cat([x.reshape(samples, -1, x.shape[-1]) for x, _ in found], dim=1)
             parts = [(g, u) for (_, u), g in zip(found, pulled)]
-            if any(g is None for g, _ in parts):
-                raise ValueError(f"the loss does not depend on {name}.weight: freeze it "
-                                 "(requires_grad=False)")
             curvature = torch.cat([g.reshape(len(s), samples, -1, u.shape[-1]) for g, u in parts],
                                   dim=2)
             blocks[name] = LayerBlock(inputs, curvature, signs)

@@ -141,13 +141,21 @@ def refuse_once_differentiable(tensors):
         todo.extend(following for following, _ in node.next_functions)
 
 
-def _gradient(of, parameters, **options):
+def seed_of(loss):
+    """The 1 that a backward pass of `loss` starts from, as a variable.
+
+    Only if it asks for a derivative itself does torch mark a once-differentiable loss in the graph.
+    """
+    return torch.ones_like(loss, requires_grad=True)
+
+
+def _gradient(of, parameters, grad_outputs):
     """Gradients with a graph, or ValueError naming the parameters that `of` does not reach."""
     if not of.requires_grad:
         raise ValueError("the loss does not depend on any trainable parameter (is something "
                          "detached, or computed under torch.no_grad()?)")
-    gradients = torch.autograd.grad(of, list(parameters.values()), create_graph=True,
-                                    allow_unused=True, **options)
+    gradients = torch.autograd.grad(of, list(parameters.values()), grad_outputs, create_graph=True,
+                                    allow_unused=True)
     unused = [name for name, g in zip(parameters, gradients) if g is None]
     if unused:
         raise ValueError(f"the loss does not depend on {', '.join(unused)}: freeze them "
@@ -184,7 +192,7 @@ def hessian(model, loss_fn, batch, layer=None):
     """
     parameters = _parameters(model, layer)
     _, loss = check_batch(model, loss_fn, batch)
-    gradients = _gradient(loss, parameters)
+    gradients = _gradient(loss, parameters, seed_of(loss))
     weights = list(parameters.values())
 
     def product(vectors, batched):
@@ -205,9 +213,10 @@ def gauss_newton(model, loss_fn, batch, layer=None):
     weights = list(parameters.values())
     # Jᵀu is linear in u, so its derivative in u, taken backwards, is J v (the double-backward trick).
     u = torch.zeros_like(outputs, requires_grad=True)
-    transposed = _gradient(outputs, parameters, grad_outputs=u)
+    transposed = _gradient(outputs, parameters, u)
     z = outputs.detach().requires_grad_()
-    (loss_gradient,) = torch.autograd.grad(loss_fn(z, batch[1]), z, create_graph=True)
+    loss = loss_fn(z, batch[1])
+    (loss_gradient,) = torch.autograd.grad(loss, z, seed_of(loss), create_graph=True)
     refuse_once_differentiable([loss_gradient])
 
     def product(vectors, batched):
