@@ -258,6 +258,12 @@ def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4):
     gradients = layer_gradients(model, loss_fn, batch) if norm == "gradient" else {}
     found = []
     for name, block in blocks.items():
+        unit_of_curvature = torch.ones((), dtype=torch.float64, device=block.device)
+        if isinstance(block, LayerBlock):  # squares of small factors would underflow
+            size = block.curvature.abs().amax()
+            size = torch.where(size > 0, size, torch.ones_like(size))
+            unit_of_curvature = size.double() ** 2
+            block = LayerBlock(block.inputs, block.curvature / size, block.signs)
         if norm == "spectral":
             # A fixed start: the same model and batch give the same number.
             generator = torch.Generator(block.device).manual_seed(0)
@@ -269,5 +275,5 @@ def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4):
             size = torch.linalg.vector_norm(g)
             unit = g / torch.where(size > 0, size, torch.ones_like(size))
             value = torch.dot(unit, block @ unit)
-        found.append(value.abs())
+        found.append(value.abs() * unit_of_curvature)
     return dict(zip(blocks, torch.stack(found).tolist()))

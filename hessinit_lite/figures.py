@@ -5,9 +5,17 @@ matplotlib Figure. Colours are Okabe and Ito's, readable by colour-blind readers
 """
 
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 
+from .chain_rule import layer_blocks, layer_gradients, layer_norms
+from .curvature import hessian
+from .data import digits
 from .models import MLP
+from .principle import hessian_init_
+from .schemes import init_
+from .spectrum import top_eigenvalues, trace
+from .variance import gain, gradient_profile, variance_profile
 
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 
@@ -24,16 +32,11 @@ def chain_rule_error(depth, activation, width=32, seed=0):
     Digits, 128 samples, float64, scheme "forward". Left: |ĝᵀHĝ| of both blocks, ĝ the layer's
     normalized gradient. Right: ‖(H − G)ĝ‖/‖Hĝ‖, drawn at 1e-16 where it is smaller.
     """
-    from .chain_rule import layer_blocks, layer_gradients
-    from .curvature import hessian
-    from .data import digits
-    from .schemes import init_
-
     generator = torch.Generator().manual_seed(seed)
     model = MLP(64, width, depth, 10, activation=activation).double()
     init_(model, "forward", generator=generator)
     inputs, targets = digits().batch(128, generator)
-    batch, loss_fn = (inputs.double(), targets), torch.nn.functional.cross_entropy
+    batch, loss_fn = (inputs.double(), targets), F.cross_entropy
     blocks = layer_blocks(model, loss_fn, batch)
     gradients = layer_gradients(model, loss_fn, batch)
     names = list(blocks)
@@ -64,15 +67,10 @@ def principle(depth, activation, width=64, seed=0):
 
     Digits, 128 samples, target 1, at most 8 measurements; before: the scheme "forward".
     """
-    from .chain_rule import layer_norms
-    from .data import digits
-    from .principle import hessian_init_
-    from .schemes import init_
-
     generator = torch.Generator().manual_seed(seed)
     model = MLP(64, width, depth, 10, activation=activation)
     init_(model, "forward", generator=generator)
-    batch, loss_fn = digits().batch(128, generator), torch.nn.functional.cross_entropy
+    batch, loss_fn = digits().batch(128, generator), F.cross_entropy
     before = list(layer_norms(model, loss_fn, batch, rtol=1e-2).values())
     figure, (axes,) = _axes()
     layers = range(1, depth + 1)
