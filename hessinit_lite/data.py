@@ -112,7 +112,7 @@ def _read_idx(path):
         shape = struct.unpack(f">{ndim}I", content[4:4 + 4 * ndim])
         if (zeros, kind) != (0, 8):
             raise ValueError("wrong magic number")
-        return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape)
+        return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
     except (OSError, EOFError, struct.error, ValueError) as error:
         raise ValueError(f"{path} is no gzipped IDX file of bytes ({error}): delete it and run "
                          "again to download it") from error

@@ -1,0 +1,118 @@
+"""Explorable figures: every frame is in the output, small, and the live panel draws the same figures."""
+
+import base64
+import gzip
+import json
+import re
+
+import pytest
+from matplotlib.figure import Figure
+
+import hessinit_lite as hl
+from hessinit_lite.figures import _axes
+
+
+def figure(depth, activation, shift=0):
+    """A line with a slope."""
+    result, (axes,) = _axes()
+    axes.plot([0, depth], [shift, len(activation)], color="black")
+    axes.set(xlabel="depth (layers)", ylabel="y (units)", title=f"{activation} {depth}")
+    return result
+
+
+def frames_of(explorable):
+    """The SVG texts, decoded from the HTML as the script does it."""
+    page = explorable._repr_mimebundle_()["text/html"]
+    data = json.loads(gzip.decompress(base64.b64decode(re.search('data-frames="([^"]+)"', page)[1])))
+    frames = []
+    for steps in data["frames"]:
+        at, lines = 0, []
+        for step in steps:
+            at += step
+            lines.append(data["lines"][at])
+        frames.append("\n".join(lines))
+    return frames, data["labels"]
+
+
+def test_every_combination_has_its_frame():
+    explorable = hl.explore(figure, depth=[2, 5, 10], activation=["tanh", "relu"], shift=[1])
+    frames, labels = frames_of(explorable)
+    assert frames == explorable.frames and len(set(frames)) == 6
+    assert labels == [["2", "5", "10"], ["tanh", "relu"]]  # an axis with one value has no control
+    assert explorable.default == {"depth": 5, "activation": "relu", "shift": 1}
+
+
+def test_the_output_needs_no_script_to_show_the_default_frame():
+    bundle = hl.explore(figure, depth=[2, 5, 10], activation=["tanh", "relu"])._repr_mimebundle_()
+    assert set(bundle) == {"text/html", "image/png", "text/plain"}
+    assert 'src="data:image/svg+xml,' in bundle["text/html"] and "alt=\"A line with a slope, depth = 5" in bundle["text/html"]
+    assert base64.b64decode(bundle["image/png"]).startswith(b"\x89PNG")
+    for tag in re.findall("<(?:input|select)[^>]*>", bundle["text/html"]):
+        assert "aria-label=" in tag and "data-lm-suppress-shortcuts" in tag
+    assert 'aria-valuetext="5"' in bundle["text/html"]
+
+
+def test_no_outside_address_and_the_same_output_every_time():
+    pages = [hl.explore(figure, depth=[2, 5], activation=["relu"])._repr_mimebundle_()["text/html"] for _ in range(2)]
+    assert pages[0] == pages[1]
+    assert set(re.findall(r"https?://[^\"'\s)%]+", pages[0])) <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
+
+
+def test_a_figure_of_64_frames_is_small():
+    explorable = hl.explore(figure, depth=list(range(2, 10)), activation=list(hl.ACTIVATIONS))
+    assert len(explorable.frames) == 64
+    assert len(explorable._repr_mimebundle_()["text/html"]) < 200_000
+
+
+@pytest.mark.parametrize("arguments, error, message", [
+    (dict(figure_fn=3, depth=[1]), TypeError, "must be a function"),
+    (dict(figure_fn=figure), ValueError, "at least one axis"),
+    (dict(figure_fn=figure, depth=5), TypeError, "axis 'depth' must be a list"),
+    (dict(figure_fn=figure, depth=[]), ValueError, "axis 'depth' is empty"),
+    (dict(figure_fn=lambda depth: None, depth=[1]), TypeError, "must return a matplotlib Figure"),
+])
+def test_bad_input(arguments, error, message):
+    with pytest.raises(error, match=message):
+        hl.explore(**arguments)
+
+
+def test_errors_of_the_figure_are_passed_on():
+    with pytest.raises(ValueError, match="known: linear, tanh"):
+        hl.explore(hl.figures.principle, depth=[2], activation=["swish"])
+
+
+def test_the_live_panel_draws_anew():
+    drawn = []
+
+    def spy(depth, activation, width=8):
+        """A figure that keeps a record."""
+        drawn.append((depth, activation, width))
+        if depth == 10:
+            raise ValueError("<too deep>")
+        return figure(depth, activation)
+
+    panel = hl.explore(spy, depth=[2, 5], activation=["relu", "tanh"]).live(width=[16, 32], depth=[2, 5, 10])
+    *controls, message, image = panel.children
+    depth, activation, width = controls
+    assert drawn[-1] == (2, "relu", 16) and bytes(image.value).startswith(b"\x89PNG")
+    before = bytes(image.value)
+    activation.value = "tanh"
+    width.value = 32
+    assert drawn[-1] == (2, "tanh", 32) and bytes(image.value) != before and message.value == ""
+    depth.value = 10  # an error is shown in place of the figure, and gone with the next one
+    assert "ValueError: &lt;too deep&gt;" in message.value and image.layout.display == "none"
+    depth.value = 5
+    assert message.value == "" and image.layout.display is None
+
+
+@pytest.mark.parametrize("name", [n for n, f in vars(hl.figures).items()
+                                  if callable(f) and getattr(f, "__module__", "") == hl.figures.__name__
+                                  and not n.startswith("_")])
+def test_every_figure_of_the_book_draws_its_corners(name):
+    """Shallow and deep, steepest and flattest activation: a Figure with labelled axes."""
+    for depth, activation in [(2, "relu"), (50, "sigmoid"), (50, "linear")]:
+        result = getattr(hl.figures, name)(depth, activation)
+        assert isinstance(result, Figure)
+        for axes in result.axes:
+            assert axes.get_xlabel() and axes.get_ylabel()
+            assert any(len(line.get_xdata()) > 1 for line in axes.lines)
