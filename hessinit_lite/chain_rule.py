@@ -65,6 +65,16 @@ class LayerBlock:
         for n in range(self.inputs.shape[0]):
             yield torch.einsum("cto,ti->coi", self.curvature[:, n], self.inputs[n])
 
+    def gram(self):
+        """A smaller operator with the same nonzero eigenvalues, or the block itself.
+
+        The block is R Rᵀ with the terms G_cn F_nᵀ as columns of R; RᵀR is only [CN, CN]. A loss that
+        is not convex puts signs in between: then, and where CN > P, it is the block.
+        """
+        dual = (self.inputs.shape[1] == 1 and self.signs.numel() < self.shape[0]
+                and bool((self.signs > 0).all()))
+        return _Gram(self) if dual else self
+
     def trace(self):
         """Σ_cn ±‖G_cn F_nᵀ‖²: exact, a tensor without dimension."""
         if self.inputs.shape[1] == 1:
@@ -91,6 +101,28 @@ class LayerBlock:
                 gram = torch.einsum("cp,dmp->cdm", rows[:, n], rows)
                 total += torch.einsum("cdm,c,dm->", gram ** 2, self.signs[:, n], self.signs)
         return total.clamp(min=0).sqrt()
+
+
+class _Gram:
+    """RᵀR of a `LayerBlock`: entries (F_n·F_m)(G_cn·G_dm), never formed."""
+
+    def __init__(self, block):
+        self.inputs = block.inputs[:, 0]
+        self.curvature = block.curvature[:, :, 0].transpose(0, 1).contiguous()  # [N, C, d_out]
+        samples, width = self.inputs.shape
+        # F Fᵀ times a matrix [N, d_out], in whichever order is cheaper.
+        self.similarity = self.inputs @ self.inputs.T if samples < 2 * width else None
+        self.shape = (block.signs.numel(),) * 2
+        self.dtype, self.device = block.dtype, block.device
+
+    def __matmul__(self, vector):
+        y = vector.view(len(self.curvature), 1, -1)
+        pulled = torch.bmm(y, self.curvature)[:, 0]
+        if self.similarity is not None:
+            mixed = self.similarity @ pulled
+        else:
+            mixed = self.inputs @ (self.inputs.T @ pulled)
+        return torch.bmm(self.curvature, mixed[:, :, None]).flatten()
 
 
 def output_curvature(loss_fn, outputs, targets):
@@ -267,7 +299,8 @@ def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4):
         if norm == "spectral":
             # A fixed start: the same model and batch give the same number.
             generator = torch.Generator(block.device).manual_seed(0)
-            value = top_eigenvalues(block, rtol=rtol, generator=generator)[0][0]
+            operator = block.gram() if isinstance(block, LayerBlock) else block
+            value = top_eigenvalues(operator, rtol=rtol, generator=generator)[0][0]
         elif norm == "frobenius":
             value = _frobenius(block)
         else:

@@ -49,7 +49,7 @@ class CurvatureOperator:
         """Products with the rows of `vectors` ([K, P] if batched, else [P])."""
         if [p._version for p in self._parameters] != self._versions:
             raise RuntimeError("the weights changed after this operator was built: build a new one")
-        lead = vectors.shape[:-1]
+        vectors, lead = vectors.contiguous(), vectors.shape[:-1]
         parts = [part.reshape(*lead, *p.shape) for part, p in
                  zip(vectors.split(self._sizes, dim=-1), self._parameters)]
         try:

@@ -1,0 +1,110 @@
+"""The chapters: every cell runs, stored text is what comes out, and what is stored is clean."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+BOOK = Path(__file__).resolve().parent.parent / "book"
+NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
+CHECK = "# NBVAL_CHECK_OUTPUT"
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def is_live(cell):
+    return "live" in cell.metadata.get("tags", [])
+
+
+def nbval(path, folder):
+    """nbval in lax mode: all cells must run, marked cells must print what is stored."""
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=900", "-q", "-p", "no:cacheprovider",
+               "--rootdir", str(folder), str(path)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_there_are_chapters():
+    assert NOTEBOOKS
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_nbval(path):
+    done = nbval(path, BOOK)
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+def test_nbval_fails_when_a_stored_value_is_changed(tmp_path):
+    """The shortest head of a chapter that ends with a checked number, run as stored and with the number changed."""
+    path = NOTEBOOKS[0]
+    notebook = nbformat.read(path, 4)
+    last = next(i for i, cell in enumerate(notebook.cells)
+                if cell.cell_type == "code" and CHECK in cell.source and re.search(r"\d", cell.outputs[0].text))
+    notebook.cells = notebook.cells[:last + 1]
+    copy = tmp_path / path.name
+    nbformat.write(notebook, copy)
+    unchanged = nbval(copy, tmp_path)
+    assert unchanged.returncode == 0, unchanged.stdout
+
+    output = notebook.cells[last].outputs[0]
+    output.text = re.sub(r"\d", lambda digit: str((int(digit[0]) + 1) % 10), output.text, count=1)
+    nbformat.write(notebook, copy)
+    changed = nbval(copy, tmp_path)
+    assert changed.returncode == 1 and "1 failed" in changed.stdout, changed.stdout
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+class TestStored:
+    def test_cells_ran_from_top_to_bottom(self, path):
+        notebook = nbformat.read(path, 4)
+        nbformat.validate(notebook)
+        counts = [cell.execution_count for cell in code_cells(notebook) if not is_live(cell)]
+        assert None not in counts and counts == sorted(counts)
+
+    def test_outputs_are_clean(self, path):
+        """No errors, no warnings, no widgets that need a kernel, no folder of the machine that ran them."""
+        notebook = nbformat.read(path, 4)
+        assert "widgets" not in notebook.metadata
+        for cell in code_cells(notebook):
+            for output in cell.outputs:
+                assert output.output_type != "error"
+                assert output.get("name") != "stderr", output.text
+                data = output.get("data", {})
+                assert not any("widget" in kind for kind in data)
+                text = output.get("text", "") + data.get("text/plain", "") + data.get("text/html", "")
+                assert not re.search(r"(?<![\w/])/(home|root|tmp|work|Users|content|usr)/", text)
+                assert "Warning" not in output.get("text", "")
+
+    def test_live_cells_are_stored_without_output(self, path):
+        live = [cell for cell in code_cells(nbformat.read(path, 4)) if ".live(" in cell.source]
+        assert live and all(is_live(cell) and cell.outputs == [] for cell in live)
+        assert all("remove-output" in cell.metadata.tags for cell in live)
+
+    def test_explorables_have_depths_and_all_activations(self, path):
+        """Eight depths or more up to at least 50, and the eight activations."""
+        pages = [output["data"]["text/html"] for cell in code_cells(nbformat.read(path, 4))
+                 for output in cell.outputs if "hessinit-explore" in output.get("data", {}).get("text/html", "")]
+        assert pages
+        assert any(int(re.search(r'name="depth"[^>]*max="(\d+)"', page)[1]) >= 7 for page in pages if 'name="depth"' in page)
+        for name in ("linear", "tanh", "sigmoid", "relu", "leaky_relu", "selu", "gelu", "silu"):
+            assert any(re.search(rf"<option[^>]*>{name}</option>", page) for page in pages)
+
+    def test_what_is_checked_prints(self, path):
+        """A checked cell without text would check nothing; figures and timings are never checked."""
+        checked = [cell for cell in code_cells(nbformat.read(path, 4)) if CHECK in cell.source]
+        assert len(checked) >= 3
+        for cell in checked:
+            assert cell.source.startswith(CHECK)
+            assert [output.output_type for output in cell.outputs] == ["stream"]
+            assert not re.search(r"time\.|perf_counter|savefig", cell.source)
+
+    def test_every_exercise_has_a_solution(self, path):
+        text = "\n".join(cell.source for cell in nbformat.read(path, 4).cells if cell.cell_type == "markdown")
+        exercises = re.findall(r"\{exercise\}[^\n]*\n:label: (\S+)", text)
+        assert len(exercises) >= 2 and sorted(exercises) == sorted(re.findall(r"\{solution-start\} (\S+)", text))
+        for heading in ("What you will learn", "Where it fails", "Take-away"):
+            assert heading.lower() in text.lower()

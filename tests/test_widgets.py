@@ -1,0 +1,69 @@
+"""The live panels under ipywidgets 8 (this environment's) and 7.7.1 (Colab's)."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import ipywidgets
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Every live cell of every chapter, each control moved once. Frames are not what is tested here: an
+# empty drawing stands for each, the panel's own pictures are real.
+SCRIPT = """
+import sys
+import ipywidgets
+import nbformat
+import hessinit_lite as hl
+
+module = sys.modules["hessinit_lite.explore"]  # the function has the same name
+draw = module._draw
+empty = '<svg viewBox="0 0 1 1"></svg>'
+panels = 0
+for path in sys.argv[2:]:
+    names = {"hl": hl, "device": "cpu"}
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code" and "hl.explore(" in cell.source:
+            module._draw = lambda f, values, kind: empty if kind == "svg" else draw(f, values, kind)
+            exec(cell.source, names)
+        if "live" in cell.metadata.get("tags", []):
+            *statements, last = cell.source.strip().splitlines()
+            exec("\\n".join(statements), names)
+            panel = eval(last, names)
+            *controls, message, image = panel.children
+            assert bytes(image.value)[1:4] == b"PNG" and message.value == "", (path, message.value)
+            for control in controls:
+                before = bytes(image.value)
+                values = [value for _, value in control.options]
+                control.value = values[(values.index(control.value) + 1) % len(values)]
+                assert message.value == "" and bytes(image.value) != before, (path, control.description)
+            panels += 1
+print(ipywidgets.__version__, "panels:", panels)
+assert ipywidgets.__version__.startswith(sys.argv[1]) and panels >= len(sys.argv) - 2
+"""
+
+
+def run_panels(version, extra_path):
+    notebooks = sorted((ROOT / "book").glob("*.ipynb"))
+    path = os.pathsep.join([*extra_path, str(ROOT)])
+    command = [sys.executable, "-c", SCRIPT, version, *map(str, notebooks)]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_panels_under_ipywidgets_8():
+    assert ipywidgets.__version__.startswith("8.")
+    run_panels("8.", [])
+
+
+def test_panels_under_ipywidgets_7(tmp_path_factory):
+    """In a folder of its own in front of the path, so that this environment stays as it is."""
+    folder = tmp_path_factory.mktemp("ipywidgets7")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(folder),
+               "ipywidgets==7.7.1", "ipython_genutils==0.2.0"]
+    done = subprocess.run(install, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"ipywidgets 7.7.1 cannot be installed: {done.stderr.strip().splitlines()[-1]}")
+    run_panels("7.7.1", [str(folder)])
