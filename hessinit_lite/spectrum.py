@@ -35,12 +35,12 @@ def top_eigenvalues(operator, k=1, rtol=1e-3, generator=None, start=None, max_pr
     if not bool(norm > 0):
         raise ValueError("the start vector must not be zero")
 
-    basis = [start / norm]
+    basis = (start / norm)[None]  # a row each; grown by doubling
     diagonal, off_diagonal = [], []
     for products in range(1, min(size, max_products) + 1):
-        w = operator @ basis[-1]
-        diagonal.append(torch.dot(basis[-1], w))
-        span = torch.stack(basis)
+        span = basis[:products]
+        w = operator @ span[-1]
+        diagonal.append(torch.dot(span[-1], w))
         for _ in range(2):  # twice is enough (Parlett's rule): orthogonal to working precision
             w = w - span.T @ (span @ w)
         off_diagonal.append(torch.linalg.vector_norm(w))
@@ -63,9 +63,9 @@ def top_eigenvalues(operator, k=1, rtol=1e-3, generator=None, start=None, max_pr
             for _ in range(2):
                 w = w - span.T @ (span @ w)
             off_diagonal[-1] = torch.zeros_like(off_diagonal[-1])
-            basis.append(w / torch.linalg.vector_norm(w))
-        else:
-            basis.append(w / off_diagonal[-1])
+        if products == len(basis):
+            basis = torch.cat([basis, torch.empty_like(basis)])
+        basis[products] = w / torch.linalg.vector_norm(w)
     else:
         raise ValueError(f"{max_products} products did not bring the residual below rtol={rtol}: "
                          "raise max_products or rtol")
