@@ -8,7 +8,7 @@ from .explore import explore
 from .models import ACTIVATIONS, MLP, weight_layers
 from .principle import InitReport, hessian_init_
 from .schemes import SCHEMES, init_
-from .spectrum import gradient_quotient, top_eigenvalues, trace
+from .spectrum import frobenius_norm, gradient_quotient, spectral_density, top_eigenvalues, trace
 from .training import Run, accuracy, sweep, train
 from .variance import dropout_factor, gain, gradient_profile, second_moments, variance_profile
 

@@ -73,19 +73,99 @@ def top_eigenvalues(operator, k=1, rtol=1e-3, generator=None, start=None, max_pr
     return values.to(**to), bounds.to(**to)
 
 
-def trace(operator, samples=32, generator=None):
-    """Hutchinson's estimate of the trace: the mean of sᵀAs over random sign vectors s.
+def _signs(operator, samples, generator):
+    like = torch.empty(operator.shape[0], samples, dtype=operator.dtype, device=operator.device)
+    check_generator(generator, like)
+    return like.bernoulli_(0.5, generator=generator) * 2 - 1
 
-    Returns `(estimate, standard_error)`, tensors without dimension (Hutchinson 1990).
-    All samples travel together through `operator.matmat`. Raises ValueError for fewer than 2 samples.
+
+def _mean_and_error(values):
+    return values.mean(), values.std() / math.sqrt(len(values))
+
+
+def trace(operator, samples=32, generator=None, method="hutchinson"):
+    """A random estimate of the trace: `(estimate, standard_error)`, tensors without dimension.
+
+    "hutchinson": the mean of sᵀAs over random sign vectors s (Hutchinson 1990).
+    "hutch++": a third of the samples finds the range Q of the large eigenvalues, whose trace QᵀAQ is
+        then exact; only the rest (I − QQᵀ)A(I − QQᵀ) is estimated (Meyer et al. 2021, algorithm 1).
+
+    `samples` products in all, made together through `operator.matmat`. Raises ValueError for fewer
+    than 2 samples (6 for "hutch++") and for an unknown method.
+    """
+    if method not in ("hutchinson", "hutch++"):
+        raise ValueError(f"unknown method {method!r}; known: hutchinson, hutch++")
+    least = 2 if method == "hutchinson" else 6
+    if samples < least:
+        raise ValueError(f"samples must be at least {least} for a standard error, got {samples}")
+    if method == "hutchinson":
+        signs = _signs(operator, samples, generator)
+        return _mean_and_error((signs * operator.matmat(signs)).sum(0))
+    third = min(samples // 3, operator.shape[0])
+    q, _ = torch.linalg.qr(operator.matmat(_signs(operator, third, generator)))
+    signs = _signs(operator, samples - 2 * third, generator)
+    rest = signs - q @ (q.T @ signs)
+    estimate, error = _mean_and_error((rest * operator.matmat(rest)).sum(0))
+    return (q * operator.matmat(q)).sum() + estimate, error
+
+
+def frobenius_norm(operator, samples=32, generator=None):
+    """A random estimate of ‖A‖_F = (E ‖As‖²)^½ over sign vectors s: `(estimate, standard_error)`.
+
+    Raises ValueError for fewer than 2 samples.
     """
     if samples < 2:
         raise ValueError(f"samples must be at least 2 for a standard error, got {samples}")
-    like = torch.empty(operator.shape[0], samples, dtype=operator.dtype, device=operator.device)
-    check_generator(generator, like)
-    signs = like.bernoulli_(0.5, generator=generator) * 2 - 1
-    quotients = (signs * operator.matmat(signs)).sum(0)
-    return quotients.mean(), quotients.std() / math.sqrt(samples)
+    products = operator.matmat(_signs(operator, samples, generator))
+    square, error = _mean_and_error((products ** 2).sum(0))
+    norm = square.sqrt()
+    return norm, error / (2 * torch.where(norm > 0, norm, torch.ones_like(norm)))
+
+
+def spectral_density(operator, steps=32, samples=8, generator=None):
+    """Stochastic Lanczos quadrature: `(nodes, weights)`, both [samples, steps], weights of a row sum to 1.
+
+    For any smooth f, the mean over the rows of Σ weights · f(nodes) estimates trace f(A) / P: the
+    density of the eigenvalues is the sum of all weights at their nodes (Golub & Meurant 2010; Ubaru,
+    Chen & Saad 2017). A Krylov space that is exhausted early fills its row with weights 0.
+
+    Raises ValueError for fewer than 1 step or sample.
+    """
+    if steps < 1 or samples < 1:
+        raise ValueError(f"steps and samples must be at least 1, got {steps} and {samples}")
+    steps = min(steps, operator.shape[0])
+    nodes = torch.zeros(samples, steps, dtype=operator.dtype, device=operator.device)
+    weights = torch.zeros_like(nodes)
+    for row, start in enumerate(_signs(operator, samples, generator).T):
+        diagonal, off_diagonal = _tridiagonal(operator, start, steps)
+        t = torch.diag(diagonal) + torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
+        values, vectors = torch.linalg.eigh(t)
+        nodes[row], weights[row] = values, vectors[0] ** 2
+    return nodes, weights
+
+
+def _tridiagonal(operator, start, steps):
+    """Lanczos' diagonals of `operator` from `start`: [steps], [steps - 1]; nothing leaves the device.
+
+    Where the Krylov space is exhausted the next vector is zero, and so is the rest of the matrix:
+    these nodes 0 have weight 0.
+    """
+    basis = torch.zeros(steps, len(start), dtype=operator.dtype, device=operator.device)
+    basis[0] = start / torch.linalg.vector_norm(start)
+    diagonal, off_diagonal = [], []
+    tiny = torch.finfo(operator.dtype).eps * math.sqrt(len(start))
+    for k in range(steps):
+        w = operator @ basis[k]
+        size = torch.linalg.vector_norm(w)
+        diagonal.append(torch.dot(basis[k], w))
+        for _ in range(2):
+            w = w - basis[:k + 1].T @ (basis[:k + 1] @ w)
+        beta = torch.linalg.vector_norm(w)
+        beta = torch.where(beta > tiny * size, beta, torch.zeros_like(beta))
+        if k + 1 < steps:
+            off_diagonal.append(beta)
+            basis[k + 1] = torch.where(beta > 0, w / beta, torch.zeros_like(w))
+    return torch.stack(diagonal), torch.stack(off_diagonal) if off_diagonal else start.new_empty(0)
 
 
 def gradient_quotient(operator, gradient):

@@ -150,3 +150,71 @@ def test_a_generator_of_another_device_is_refused():
     for question in (hl.top_eigenvalues, hl.trace):
         with pytest.raises(ValueError, match="meta"):
             question(Meta(), generator=torch.Generator())
+
+
+def test_hutch_plus_plus_beats_hutchinson_where_few_eigenvalues_are_large(generator):
+    a = symmetric(200, 0, [100.0, 50.0, 25.0, 10.0] + [0.01] * 196)
+    errors = {}
+    for method in ("hutchinson", "hutch++"):
+        estimates = [hl.trace(Matrix(a), 24, generator, method)[0] - a.trace() for _ in range(50)]
+        errors[method] = torch.stack(estimates).square().mean().sqrt()
+    assert errors["hutch++"] < errors["hutchinson"] / 100
+
+
+def test_hutch_plus_plus_lies_within_its_standard_error():
+    a, hits = symmetric(40, 1), 0
+    for seed in range(200):
+        estimate, error = hl.trace(Matrix(a), 60, torch.Generator().manual_seed(seed), "hutch++")
+        hits += bool(abs(estimate - a.trace()) <= 2 * error)
+    assert hits >= 180  # 95 % of 200 expected
+
+
+def test_hutch_plus_plus_is_exact_for_a_small_rank(generator):
+    a = symmetric(30, 2, [3.0, -2.0, 1.0] + [0.0] * 27)
+    estimate, error = hl.trace(Matrix(a), 12, generator, "hutch++")
+    assert float(estimate) == pytest.approx(2.0) and float(error) < 1e-10
+
+
+def test_frobenius_norm_lies_within_its_standard_error():
+    a, hits = symmetric(40, 3), 0
+    for seed in range(200):
+        norm, error = hl.frobenius_norm(Matrix(a), 32, torch.Generator().manual_seed(seed))
+        hits += bool(abs(norm - torch.linalg.matrix_norm(a)) <= 2 * error)
+    assert hits >= 180
+
+
+@given(st.integers(1, 25), st.integers(0, 10 ** 6))
+def test_full_quadrature_gives_exact_quadratic_forms(size, seed):
+    """With P steps the rule is exact for its start vectors: Σ w f(node) = sᵀf(A)s/P."""
+    a = symmetric(size, seed)
+    nodes, weights = hl.spectral_density(Matrix(a), size, 2, torch.Generator().manual_seed(seed))
+    signs = torch.empty(size, 2, dtype=torch.float64).bernoulli_(
+        0.5, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    for power in (0, 1, 2, 3):
+        expected = (signs * (torch.linalg.matrix_power(a, power) @ signs)).mean(0)
+        torch.testing.assert_close((weights * nodes ** power).sum(1), expected, rtol=1e-7, atol=1e-7)
+
+
+def test_a_density_of_few_distinct_eigenvalues_ends_early(generator):
+    """An exhausted Krylov space: the nodes are the eigenvalues, the weights their shares."""
+    nodes, weights = hl.spectral_density(Matrix(symmetric(60, 4, [2.0] * 30 + [-1.0] * 30)), 12, 40, generator)
+    for value in (2.0, -1.0):
+        share = torch.where((nodes - value).abs() < 1e-8, weights, 0).sum(1)
+        assert float(share.mean()) == pytest.approx(0.5, abs=4 * float(share.std()) / 40 ** 0.5)
+    assert float(weights.sum(1).min()) == pytest.approx(1)
+
+
+def test_a_density_of_zero():
+    nodes, weights = hl.spectral_density(Matrix(torch.zeros(5, 5)), 3, 2)
+    assert torch.equal(nodes, torch.zeros(2, 3)) and torch.allclose(weights.sum(1), torch.ones(2))
+
+
+def test_impossible_estimates():
+    a = Matrix(symmetric(5, 0))
+    for call, message in [(lambda: hl.trace(a, method="guess"), "known: hutchinson, hutch"),
+                          (lambda: hl.trace(a, 5, method="hutch++"), "at least 6"),
+                          (lambda: hl.frobenius_norm(a, 1), "at least 2"),
+                          (lambda: hl.spectral_density(a, 0), "steps and samples"),
+                          (lambda: hl.spectral_density(a, 3, 0), "steps and samples")]:
+        with pytest.raises(ValueError, match=message):
+            call()
