@@ -16,9 +16,9 @@ def check_vectors(operator, vectors, ndim):
     """`vectors`, or TypeError or ValueError if `operator` cannot be multiplied with them."""
     if not isinstance(vectors, torch.Tensor):
         raise TypeError(f"expected a torch.Tensor, got {type(vectors).__name__}")
-    if vectors.ndim != ndim or vectors.shape[0] != operator.shape[0]:
+    if vectors.ndim != ndim or vectors.shape[0] != operator.shape[1]:
         raise ValueError(f"expected {('a vector [P]', 'a matrix [P, K]')[ndim - 1]} with "
-                         f"P = {operator.shape[0]}, got shape {tuple(vectors.shape)}")
+                         f"P = {operator.shape[1]}, got shape {tuple(vectors.shape)}")
     if vectors.dtype != operator.dtype or vectors.device != operator.device:
         raise TypeError(f"expected {operator.dtype} on {operator.device}, got {vectors.dtype} on "
                         f"{vectors.device}: convert the vector, not the model")
@@ -30,24 +30,27 @@ class CurvatureOperator:
 
     `operator @ v` takes and returns a vector [P]; `operator.matmat(V)` a matrix [P, K], all columns
     in one batched backward pass. `.shape`, `.dtype`, `.device`, `.names` (the parameters, in the order of
-    the vector). Vectors live on the model's device and in its dtype.
+    the vector). Vectors live on the model's device and in its dtype. The block of a pair of layers is
+    a rectangle [P_rows, P_columns]; `.names` are then those of its columns.
 
     Operators see the weights as they were when they were built: if those change, a product raises
     RuntimeError and a new operator is needed.
     """
 
-    def __init__(self, parameters, product):
+    def __init__(self, parameters, product, rows=None):
         self.names = list(parameters)
         self._parameters = list(parameters.values())
-        self._versions = [p._version for p in self._parameters]
+        rows = self._parameters if rows is None else list(rows.values())
+        self._watched = [*self._parameters, *rows]
+        self._versions = [p._version for p in self._watched]
         self._sizes = [p.numel() for p in self._parameters]
         self._product = product
-        self.shape = (sum(self._sizes),) * 2
+        self.shape = (sum(p.numel() for p in rows), sum(self._sizes))
         self.dtype, self.device = self._parameters[0].dtype, self._parameters[0].device
 
     def _apply(self, vectors, batched):
         """Products with the rows of `vectors` ([K, P] if batched, else [P])."""
-        if [p._version for p in self._parameters] != self._versions:
+        if [p._version for p in self._watched] != self._versions:
             raise RuntimeError("the weights changed after this operator was built: build a new one")
         vectors, lead = vectors.contiguous(), vectors.shape[:-1]
         parts = [part.reshape(*lead, *p.shape) for part, p in
@@ -105,6 +108,16 @@ def check_batch(model, loss_fn, batch):
     if not bool(torch.isfinite(loss)):
         raise ValueError(f"the loss is {loss.item()}: check the inputs and the scale of the weights")
     return outputs, loss
+
+
+def _rows_and_columns(model, layer):
+    """The parameters of a block's rows and columns; the same for all but a pair of layers."""
+    if isinstance(layer, (tuple, list)):
+        if len(layer) != 2:
+            raise ValueError(f"layer must be a name or a pair (rows, columns), got {layer!r}")
+        return _parameters(model, layer[0]), _parameters(model, layer[1])
+    chosen = _parameters(model, layer)
+    return chosen, chosen
 
 
 def _parameters(model, layer):
@@ -184,21 +197,22 @@ def hessian(model, loss_fn, batch, layer=None):
     """The Hessian of `loss_fn(model(inputs), targets)`, a mean over the batch, as an operator.
 
     Over all trainable parameters, or over the weight of the layer called `layer` alone: the block
-    H_w(k) of the paper. A product is the derivative of ∇L·v (Pearlmutter 1994).
+    H_w(k) of the paper. A pair of names gives the block between two layers, rows first (Remark 2). A
+    product is the derivative of ∇L·v (Pearlmutter 1994).
 
     Raises what `check_batch` raises, and ValueError for an unknown or frozen layer, a model without
     trainable parameters, parameters the loss does not reach, or a path that cannot be differentiated
     twice (for one of torch's own functions: at the first product).
     """
-    parameters = _parameters(model, layer)
+    rows, columns = _rows_and_columns(model, layer)
     _, loss = check_batch(model, loss_fn, batch)
-    gradients = _gradient(loss, parameters, seed_of(loss))
-    weights = list(parameters.values())
+    gradients = _gradient(loss, columns, seed_of(loss))
+    weights = list(rows.values())
 
     def product(vectors, batched):
         return _differentiate(gradients, weights, vectors, batched)
 
-    return CurvatureOperator(parameters, product)
+    return CurvatureOperator(columns, product, rows)
 
 
 def gauss_newton(model, loss_fn, batch, layer=None):
@@ -208,12 +222,12 @@ def gauss_newton(model, loss_fn, batch, layer=None):
     linearization effect D²_z L • D_w z • D_w z of the chain rule (Skorski et al., eq. 5), without
     the curvature effect D_z L • D²_w z. Arguments and errors as `hessian`.
     """
-    parameters = _parameters(model, layer)
+    rows, columns = _rows_and_columns(model, layer)
     outputs, _ = check_batch(model, loss_fn, batch)
-    weights = list(parameters.values())
+    weights = list(rows.values())
     # Jᵀu is linear in u, so its derivative in u, taken backwards, is J v (the double-backward trick).
     u = torch.zeros_like(outputs, requires_grad=True)
-    transposed = _gradient(outputs, parameters, u)
+    transposed = _gradient(outputs, columns, u)
     z = outputs.detach().requires_grad_()
     loss = loss_fn(z, batch[1])
     (loss_gradient,) = torch.autograd.grad(loss, z, seed_of(loss), create_graph=True)
@@ -224,4 +238,4 @@ def gauss_newton(model, loss_fn, batch, layer=None):
         (hjv,) = _differentiate([loss_gradient], [z], [jv], batched)
         return _differentiate([outputs], weights, [hjv], batched)
 
-    return CurvatureOperator(parameters, product)
+    return CurvatureOperator(columns, product, rows)

@@ -59,5 +59,5 @@ def dense_gauss_newton(model, loss_fn, batch, names=None):
 
 def dense_of(operator):
     """The matrix of an operator, column by column."""
-    eye = torch.eye(operator.shape[0], dtype=operator.dtype)
+    eye = torch.eye(operator.shape[1], dtype=operator.dtype)
     return torch.stack([operator @ e for e in eye], dim=1)

@@ -47,6 +47,26 @@ def test_blocks_of_one_layer(kind, activation, layer):
                                rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("pair", [("layers.0", "layers.2"), ("layers.2", "layers.1"), ("layers.1", "layers.1")])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+@pytest.mark.parametrize("kind", DENSE)
+def test_blocks_between_two_layers(kind, activation, pair):
+    build, dense = DENSE[kind]
+    arguments = problem(activation)
+    operator = build(*arguments, layer=pair)
+    rows, columns = (arguments[0].get_submodule(name).weight.numel() for name in pair)
+    assert operator.shape == (rows, columns) and operator.names == [f"{pair[1]}.weight"]
+    if pair[0] == pair[1]:
+        expected = dense(*arguments, [f"{pair[0]}.weight"])
+    else:
+        expected = dense(*arguments, [f"{name}.weight" for name in pair])[:rows, rows:]
+    torch.testing.assert_close(dense_of(operator), expected, rtol=1e-9, atol=1e-11)
+    matrix = torch.randn(columns, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(operator.matmat(matrix), expected @ matrix, rtol=1e-9, atol=1e-11)
+    with pytest.raises(ValueError, match="a pair"):
+        build(*arguments, layer=("layers.0",))
+
+
 @given(builders, activations, losses, seeds)
 def test_symmetry(build, activation, loss, seed):
     operator = build(*problem(activation, loss, seed=seed))
