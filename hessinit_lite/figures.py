@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from .chain_rule import layer_blocks, layer_gradients, layer_norms
 from .curvature import hessian
 from .data import digits
-from .models import MLP
+from .models import MLP, weight_layers
 from .principle import hessian_init_
 from .schemes import init_
 from .spectrum import top_eigenvalues, trace
@@ -62,15 +62,15 @@ def chain_rule_error(depth, activation, width=32, seed=0):
     return figure
 
 
-def principle(depth, activation, width=64, seed=0):
+def principle(depth, activation, width=32, seed=0):
     """Spectral norms of the layers' Gauss-Newton blocks before and after hessian_init_.
 
-    Digits, 128 samples, target 1, at most 8 measurements; before: the scheme "forward".
+    Digits, 64 samples, target 1, at most 8 measurements; before: the scheme "forward".
     """
     generator = torch.Generator().manual_seed(seed)
     model = MLP(64, width, depth, 10, activation=activation)
     init_(model, "forward", generator=generator)
-    batch, loss_fn = digits().batch(128, generator), F.cross_entropy
+    batch, loss_fn = digits().batch(64, generator), F.cross_entropy
     before = list(layer_norms(model, loss_fn, batch, rtol=1e-2).values())
     figure, (axes,) = _axes()
     layers = range(1, depth + 1)
@@ -87,4 +87,111 @@ def principle(depth, activation, width=64, seed=0):
     axes.set(xlabel="layer k (1 = first)", ylabel="‖H_w(k)‖ (loss per unit step²)",
              title=f"{activation}, depth {depth}: {outcome}")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
+    return figure
+
+
+def lanczos_convergence(depth, activation, width=32, seed=0):
+    """Error and residual bound of the largest Hessian eigenvalue, by power iteration and Lanczos.
+
+    Digits, 64 samples, float64, scheme "forward", the Hessian block of the middle layer; both start
+    from one random vector. Relative to the value of Lanczos after 40 products; at least 1e-16.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model = MLP(64, width, depth, 10, activation=activation).double()
+    init_(model, "forward", generator=generator)
+    inputs, targets = digits().batch(64, generator)
+    layer = f"layers.{depth // 2}"
+    block = hessian(model, F.cross_entropy, (inputs.double(), targets), layer=layer)
+    x = torch.randn(block.shape[0], 1, dtype=block.dtype, generator=generator)
+    x /= torch.linalg.vector_norm(x)
+
+    def best_of(basis, images):
+        """Rayleigh-Ritz: the largest eigenvalue seen in span(basis), and its residual norm."""
+        values, vectors = torch.linalg.eigh(basis.T @ images)
+        top = values.abs().argmax()
+        residual = images @ vectors[:, top] - values[top] * (basis @ vectors[:, top])
+        return float(values[top]), float(torch.linalg.vector_norm(residual))
+
+    power, lanczos = [], []
+    basis, images = x, block.matmat(x)
+    for _ in range(40):
+        lanczos.append(best_of(basis, images))
+        new = images[:, -1:]
+        for _ in range(2):
+            new = new - basis @ (basis.T @ new)
+        basis = torch.cat([basis, new / torch.linalg.vector_norm(new)], dim=1)
+        images = torch.cat([images, block.matmat(basis[:, -1:])], dim=1)
+    for _ in range(30):
+        y = block.matmat(x)
+        power.append(best_of(x, y))
+        x = y / torch.linalg.vector_norm(y)
+
+    truth = lanczos[-1][0]
+    figure, (axes,) = _axes(height=3.6)
+    for name, steps, color, marker in (("power iteration", power, ORANGE, "s"),
+                                       ("Lanczos", lanczos[:30], BLUE, "o")):
+        errors = [max(1e-16, abs(value / truth - 1)) for value, _ in steps]
+        bounds = [max(1e-16, residual / abs(truth)) for _, residual in steps]
+        products = range(1, len(steps) + 1)
+        axes.semilogy(products, errors, marker + "-", color=color, markersize=4,
+                      label=f"{name}: error")
+        axes.semilogy(products, bounds, "--", color=color, label=f"{name}: residual bound")
+    axes.set(xlabel="Hessian-vector products", ylabel="relative to the eigenvalue (ratio)",
+             ylim=(3e-17, 30),
+             title=f"{activation}, depth {depth}, {layer}: largest eigenvalue {truth:.3g}")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
+    return figure
+
+
+def layer_flow(model, inputs, generator=None):
+    """Mean squares by layer, [2, depth]: of the pre-activations u, and of the gradients in u.
+
+    The gradient that enters at the output is drawn at random, independent N(0, 1) numbers, so that
+    only the network's own effect is seen. Means are over samples and units.
+    """
+    signals = []
+    hooks = [layer.register_forward_hook(lambda _, __, u: signals.append(u))
+             for layer in weight_layers(model).values()]
+    try:
+        outputs = model(inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    entering = torch.empty_like(outputs).normal_(generator=generator)
+    gradients = torch.autograd.grad(outputs, signals, entering)
+    return torch.stack([torch.stack([t.detach().square().mean() for t in tensors])
+                        for tensors in (signals, gradients)])
+
+
+def variance_flow(depth, activation, width=128, seed=0, nets=5, samples=32):
+    """Variances through a net of equal widths: mean-field prediction (lines), real nets (dots).
+
+    N(0, 1) inputs, float64. Dots: mean over the nets; bands: their range. Left: pre-activations.
+    Right: gradients relative to the last layer's. Equal widths: Glorot is LeCun.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(samples, width, generator=generator, dtype=torch.float64)
+    model = MLP(width, width, depth, width, activation=activation).double()
+    layers, every = range(1, depth + 1), -(-depth // 12)
+    figure, panels = _axes(2)
+    for scheme, label, color, marker, weight_variance, bias_variance in (
+            ("lecun", "LeCun = Glorot", ORANGE, "^", 1.0, 0.0),
+            ("he", "He", BLUE, "o", 2.0, 0.0),
+            ("torch", "torch's default", PURPLE, "s", 1 / 3, 1 / (3 * width))):
+        measured = torch.stack([layer_flow(init_(model, scheme, generator=generator), inputs, generator)
+                                for _ in range(nets)])
+        measured[:, 1] /= measured[:, 1, -1:].clone()
+        signal = variance_profile(activation, depth, weight_variance, bias_variance)
+        gradient = gradient_profile(activation, signal, weight_variance)
+        for axes, flow, predicted in zip(panels, measured.unbind(1), (signal, gradient)):
+            axes.fill_between(layers, flow.amin(0), flow.amax(0), color=color, alpha=0.25, linewidth=0)
+            axes.semilogy(layers, predicted, color=color, linewidth=1.2)
+            axes.semilogy(layers, flow.mean(0), marker, color=color, markersize=4, markevery=every,
+                          label=label)
+    left, right = panels
+    left.set(title=f"{activation}, depth {depth}: signal", xlabel="layer (1 = first)",
+             ylabel="mean square of u (input = 1)")
+    right.set(title="gradient", xlabel="layer (1 = first)",
+              ylabel="mean square of dL/du (last layer = 1)")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
     return figure

@@ -89,6 +89,7 @@ class TestStored:
         pages = [output["data"]["text/html"] for cell in code_cells(nbformat.read(path, 4))
                  for output in cell.outputs if "hessinit-explore" in output.get("data", {}).get("text/html", "")]
         assert pages
+        assert all(len(page) < 400_000 for page in pages)
         assert any(int(re.search(r'name="depth"[^>]*max="(\d+)"', page)[1]) >= 7 for page in pages if 'name="depth"' in page)
         for name in ("linear", "tanh", "sigmoid", "relu", "leaky_relu", "selu", "gelu", "silu"):
             assert any(re.search(rf"<option[^>]*>{name}</option>", page) for page in pages)
