@@ -18,6 +18,8 @@ def run(path):
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # time stamps
+        if cell.cell_type == "code":  # progress bars are gone when the cell is done
+            cell.outputs = [o for o in cell.outputs if not any("widget" in kind for kind in o.get("data", {}))]
         if "live" in cell.metadata.get("tags", []):
             cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, path)
