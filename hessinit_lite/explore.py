@@ -222,12 +222,12 @@ def _draw(figure_fn, values, kind):
 
 
 def _tidy(svg):
-    """Drop the prologue and comments, round lengths to 2 decimals, let black follow the page."""
+    """Drop the prologue and comments, round lengths to 0.1 points, let black follow the page."""
     svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     # Numbers inside scale() and matrix() stay: rounded, they would shrink the letters.
     svg = re.sub(
         r"(?:scale|matrix)\([^)]*\)|-?\d+\.\d+",
-        lambda m: m[0] if m[0][-1] == ")" else f"{round(float(m[0]), 2) + 0.0:g}" if abs(float(m[0])) < 1000
+        lambda m: m[0] if m[0][-1] == ")" else f"{round(float(m[0]), 1) + 0.0:g}" if abs(float(m[0])) < 1000
         else f"{float(m[0]):.1f}",
         svg,
     )  # fmt: skip

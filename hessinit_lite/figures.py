@@ -26,6 +26,11 @@ def _axes(columns=1, height=3.2):
     return figure, figure.subplots(1, columns, squeeze=False)[0]
 
 
+def _some_layers(depth, most=13):
+    """At most `most` layers out of 1..depth, evenly spaced, the first and the last among them."""
+    return torch.linspace(1, depth, min(depth, most)).round().long()
+
+
 def chain_rule_error(depth, activation, width=32, seed=0):
     """The Gauss-Newton block against the Hessian's, along the gradient, at six layers of a net.
 
@@ -192,6 +197,72 @@ def variance_flow(depth, activation, width=128, seed=0, nets=5, samples=32):
     left.set(title=f"{activation}, depth {depth}: signal", xlabel="layer (1 = first)",
              ylabel="mean square of u (input = 1)")
     right.set(title="gradient", xlabel="layer (1 = first)",
-              ylabel="mean square of dL/du (last layer = 1)")
+              ylabel="mean square of dL/du (last = 1)")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
+    return figure
+
+
+def signal_by_layer(depth, activation, width=64, seed=0):
+    """Mean squares of signal and gradient by layer, for three scales of the weights.
+
+    128 digits, cross-entropy, float64; the scheme "forward" and half and one and a half times its
+    standard deviation. Values below 1e-30 are drawn there.
+    """
+    figure, panels = _axes(2)
+    shown = _some_layers(depth)
+    for factor, color, marker in ((0.5, ORANGE, "v"), (1.0, BLUE, "o"), (1.5, PURPLE, "^")):
+        generator = torch.Generator().manual_seed(seed)
+        model = MLP(64, width, depth, 10, activation=activation).double()
+        init_(model, "forward", generator=generator, factor=factor)
+        inputs, targets = digits().batch(128, generator)
+        signals = []
+        for layer in model.layers:
+            layer.register_forward_hook(lambda _, __, u: signals.append(u))
+        loss = F.cross_entropy(model(inputs.double()), targets)
+        gradients = torch.autograd.grad(loss, signals)
+        for axes, tensors in zip(panels, (signals, gradients)):
+            squares = [max(1e-30, float(tensors[k - 1].detach().square().mean())) for k in shown]
+            axes.semilogy(shown, squares, color=color, marker=marker, markersize=4,
+                          label=f"{factor:g} × the right scale")
+    left, right = panels
+    left.set(title=f"{activation}, depth {depth}: signal", xlabel="layer (1 = first)",
+             ylabel="mean square of u")
+    right.set(title="gradient", xlabel="layer (1 = first)", ylabel="mean square of dL/du (loss²)")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
+    return figure
+
+
+def gain_flow(depth, activation, width=128, seed=0, nets=3, samples=32):
+    """Signal and gradient under the activation's forward gain, its backward gain, and He's root of 2.
+
+    N(0, 1) inputs, no output layer of another width, float64; means over the nets, bands their range.
+    Right: relative to the last layer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(samples, width, generator=generator, dtype=torch.float64)
+    model = MLP(width, width, depth, width, activation=activation).double()
+    shown = _some_layers(depth)
+    figure, panels = _axes(2)
+    for label, g, color, marker in (("forward gain", gain(activation), BLUE, "o"),
+                                    ("backward gain", gain(activation, "backward"), ORANGE, "s"),
+                                    ("He", 2 ** 0.5, GREEN, "^")):
+        flows = []
+        for _ in range(nets):
+            init_(model, "lecun", generator=generator, factor=g)
+            with torch.no_grad():  # no activation comes before the first layer: gain 1
+                model.layers[0].weight.div_(g)
+            flows.append(layer_flow(model, inputs, generator))
+        flows = torch.stack(flows)
+        flows[:, 1] /= flows[:, 1, -1:].clone()
+        for axes, flow in zip(panels, flows.unbind(1)):
+            flow = flow[:, shown - 1]
+            axes.fill_between(shown, flow.amin(0), flow.amax(0), color=color, alpha=0.25, linewidth=0)
+            axes.semilogy(shown, flow.mean(0), color=color, marker=marker, markersize=4,
+                          label=f"{label}: {g:.2f}")
+    left, right = panels
+    left.set(title=f"{activation}, depth {depth}: signal", xlabel="layer (1 = first)",
+             ylabel="mean square of u (input = 1)")
+    right.set(title="gradient", xlabel="layer (1 = first)",
+              ylabel="mean square of dL/du (last = 1)")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
     return figure

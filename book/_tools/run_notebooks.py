@@ -14,7 +14,8 @@ BOOK = Path(__file__).resolve().parent.parent
 
 def run(path):
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=1800, store_widget_state=False, resources={"metadata": {"path": BOOK}}).execute()
+    NotebookClient(notebook, timeout=1800, store_widget_state=False, coalesce_streams=True,
+                   resources={"metadata": {"path": BOOK}}).execute()
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # time stamps
