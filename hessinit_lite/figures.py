@@ -177,7 +177,7 @@ def variance_flow(depth, activation, width=128, seed=0, nets=5, samples=32):
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(samples, width, generator=generator, dtype=torch.float64)
     model = MLP(width, width, depth, width, activation=activation).double()
-    layers, every = range(1, depth + 1), -(-depth // 12)
+    shown = _some_layers(depth)
     figure, panels = _axes(2)
     for scheme, label, color, marker, weight_variance, bias_variance in (
             ("lecun", "LeCun = Glorot", ORANGE, "^", 1.0, 0.0),
@@ -189,10 +189,10 @@ def variance_flow(depth, activation, width=128, seed=0, nets=5, samples=32):
         signal = variance_profile(activation, depth, weight_variance, bias_variance)
         gradient = gradient_profile(activation, signal, weight_variance)
         for axes, flow, predicted in zip(panels, measured.unbind(1), (signal, gradient)):
-            axes.fill_between(layers, flow.amin(0), flow.amax(0), color=color, alpha=0.25, linewidth=0)
-            axes.semilogy(layers, predicted, color=color, linewidth=1.2)
-            axes.semilogy(layers, flow.mean(0), marker, color=color, markersize=4, markevery=every,
-                          label=label)
+            flow, predicted = flow[:, shown - 1], torch.tensor(predicted)[shown - 1]
+            axes.fill_between(shown, flow.amin(0), flow.amax(0), color=color, alpha=0.25, linewidth=0)
+            axes.semilogy(shown, predicted, color=color, linewidth=1.2)
+            axes.semilogy(shown, flow.mean(0), marker, color=color, markersize=4, label=label)
     left, right = panels
     left.set(title=f"{activation}, depth {depth}: signal", xlabel="layer (1 = first)",
              ylabel="mean square of u (input = 1)")
