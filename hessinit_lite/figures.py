@@ -235,11 +235,12 @@ def signal_by_layer(depth, activation, width=64, seed=0):
 def gain_flow(depth, activation, width=128, seed=0, nets=3, samples=32):
     """Signal and gradient under the activation's forward gain, its backward gain, and He's root of 2.
 
-    N(0, 1) inputs, no output layer of another width, float64; means over the nets, bands their range.
-    Right: relative to the last layer.
+    N(0, 1) inputs, equal widths, float64, the same draws for the three; means over the nets, bands
+    their range. Right: relative to the last layer.
     """
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(samples, width, generator=generator, dtype=torch.float64)
+    start = generator.get_state()
     model = MLP(width, width, depth, width, activation=activation).double()
     shown = _some_layers(depth)
     figure, panels = _axes(2)
@@ -247,6 +248,7 @@ def gain_flow(depth, activation, width=128, seed=0, nets=3, samples=32):
                                     ("backward gain", gain(activation, "backward"), ORANGE, "s"),
                                     ("He", 2 ** 0.5, GREEN, "^")):
         flows = []
+        generator.set_state(start)
         for _ in range(nets):
             init_(model, "lecun", generator=generator, factor=g)
             with torch.no_grad():  # no activation comes before the first layer: gain 1
