@@ -9,12 +9,12 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from .chain_rule import layer_blocks, layer_gradients, layer_norms
-from .curvature import hessian
+from .curvature import gauss_newton, hessian
 from .data import digits
 from .models import MLP, weight_layers
 from .principle import hessian_init_
 from .schemes import init_
-from .spectrum import top_eigenvalues, trace
+from .spectrum import spectral_density
 from .variance import gain, gradient_profile, variance_profile
 
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
@@ -148,7 +148,7 @@ def lanczos_convergence(depth, activation, width=32, seed=0):
     return figure
 
 
-def layer_flow(model, inputs, generator=None):
+def _layer_flow(model, inputs, generator=None):
     """Mean squares by layer, [2, depth]: of the pre-activations u, and of the gradients in u.
 
     The gradient that enters at the output is drawn at random, independent N(0, 1) numbers, so that
@@ -183,7 +183,7 @@ def variance_flow(depth, activation, width=128, seed=0, nets=5, samples=32):
             ("lecun", "LeCun = Glorot", ORANGE, "^", 1.0, 0.0),
             ("he", "He", BLUE, "o", 2.0, 0.0),
             ("torch", "torch's default", PURPLE, "s", 1 / 3, 1 / (3 * width))):
-        measured = torch.stack([layer_flow(init_(model, scheme, generator=generator), inputs, generator)
+        measured = torch.stack([_layer_flow(init_(model, scheme, generator=generator), inputs, generator)
                                 for _ in range(nets)])
         measured[:, 1] /= measured[:, 1, -1:].clone()
         signal = variance_profile(activation, depth, weight_variance, bias_variance)
@@ -253,7 +253,7 @@ def gain_flow(depth, activation, width=128, seed=0, nets=3, samples=32):
             init_(model, "lecun", generator=generator, factor=g)
             with torch.no_grad():  # no activation comes before the first layer: gain 1
                 model.layers[0].weight.div_(g)
-            flows.append(layer_flow(model, inputs, generator))
+            flows.append(_layer_flow(model, inputs, generator))
         flows = torch.stack(flows)
         flows[:, 1] /= flows[:, 1, -1:].clone()
         for axes, flow in zip(panels, flows.unbind(1)):
@@ -267,4 +267,30 @@ def gain_flow(depth, activation, width=128, seed=0, nets=3, samples=32):
     right.set(title="gradient", xlabel="layer (1 = first)",
               ylabel="mean square of dL/du (last = 1)")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
+    return figure
+
+
+def density(depth, activation, width=24, seed=0, steps=30, samples=2):
+    """Spectral density of the Hessian and of Gauss-Newton over all weights, by Lanczos quadrature.
+
+    64 digits, float64, scheme "forward". Eigenvalues in units of the Hessian's largest, smoothed
+    with a Gaussian of standard deviation 0.01.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model = MLP(64, width, depth, 10, activation=activation).double()
+    init_(model, "forward", generator=generator)
+    inputs, targets = digits().batch(64, generator)
+    figure, (axes,) = _axes()
+    grid, largest = torch.linspace(-1.15, 1.15, 231, dtype=torch.float64), None
+    for build, label, color, style in ((hessian, "Hessian", BLUE, "-"),
+                                       (gauss_newton, "Gauss-Newton", ORANGE, "--")):
+        operator = build(model, F.cross_entropy, (inputs.double(), targets))
+        nodes, weights = spectral_density(operator, steps, samples, generator)
+        largest = nodes.abs().max() if largest is None else largest
+        bumps = torch.exp(-((grid[:, None] - nodes.flatten() / largest) / 0.01) ** 2 / 2)
+        heights = bumps @ weights.flatten() / (samples * 0.01 * (2 * torch.pi) ** 0.5)
+        axes.semilogy(grid, heights.clamp(min=1e-6), style, color=color, label=label)
+    axes.set(xlabel="eigenvalue / largest magnitude (ratio)", ylabel="density of eigenvalues",
+             title=f"{activation}, depth {depth}: largest magnitude {largest:.2g}", ylim=(1e-4, 100))
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
     return figure
