@@ -5,24 +5,33 @@ A the slope of its activation and B the Jacobian of what follows. Write H_z = S 
 (Σ a diagonal of signs, all +1 for a convex loss) and push the columns of S back through the
 network, G = A Bᵀ S. Then the layer's Gauss-Newton block is a sum of rank-one matrices,
 
-    H_w(k) ≈ Σ_cn ±(G_cn F_nᵀ) ⊗ (G_cn F_nᵀ),
+    H_w(k) ≈ Σ_cn ± r_cn r_cnᵀ,   r_cn = vec Σ_t G_cnt F_ntᵀ,
 
-and trace, norm and spectrum follow from F and G alone: one forward pass and one batched backward
-pass for all layers at once. A layer that is applied at T places of a sample (a sequence) sums its
-G Fᵀ over them.
+and trace, norm and spectrum follow from F and G alone: one forward pass and C backward passes for
+all layers at once. A layer that is applied at T places of a sample sums over them: the places of a
+sequence, the positions of a convolution (F is then the patch under the kernel), the calls of a
+layer that is used several times. F of an embedding is one-hot, of a bias 1, of a norm's weight the
+normalized input.
 """
 
+import math
 from collections import Counter
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
-from .curvature import check_batch, check_vectors, gauss_newton, refuse_once_differentiable, seed_of
-from .models import weight_layers
-from .spectrum import top_eigenvalues
+from .curvature import check_batch, check_vectors, each_batch, gauss_newton, is_loader
+from .losses import output_curvature
+from .models import check_module, weight_layers
+from .spectrum import gradient_quotient, top_eigenvalues
 
 NORMS = ("spectral", "frobenius", "gradient")
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_CHANNEL_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
+_TRAILING_NORMS = (nn.LayerNorm, nn.RMSNorm) if hasattr(nn, "RMSNorm") else (nn.LayerNorm,)
+_COVERED = (nn.Linear, nn.Embedding, *_CONVOLUTIONS, *_CHANNEL_NORMS, *_TRAILING_NORMS)
 
 
 class LayerBlock:
@@ -37,38 +46,51 @@ class LayerBlock:
         self.shape = (inputs.shape[-1] * curvature.shape[-1],) * 2
         self.dtype, self.device = inputs.dtype, inputs.device
 
+    def scaled(self, factor):
+        """The block times factor²: the same with its `curvature` times the factor."""
+        return LayerBlock(self.inputs, self.curvature * factor, self.signs)
+
+    def _matrices(self, vectors):
+        """Rows of [K, P] as directions [K, d_out, d_in]."""
+        return vectors.reshape(len(vectors), self.curvature.shape[-1], self.inputs.shape[-1])
+
+    def _vectors(self, matrices):
+        return matrices.flatten(1)
+
     def project(self, direction):
         """The numbers v of Theorem 1 in the eigenbasis of H_z: Σ_t G_cntᵀ V F_nt, as [C, N].
 
-        direction: V, a matrix [d_out, d_in] in the shape of the weight.
+        direction: V, in the shape of the weight or flat.
         """
-        return torch.einsum("cnto,nto->cn", self.curvature, self.inputs @ direction.T)
+        return self._project(self._matrices(direction.reshape(1, -1)))[0]
+
+    def _project(self, matrices):
+        images = torch.einsum("nti,koi->knto", self.inputs, matrices)
+        return torch.einsum("cnto,knto->kcn", self.curvature, images)
 
     def quadratic_form(self, direction):
-        """H_w(k)[V, V] of Theorem 1 for a matrix V [d_out, d_in]: a tensor without dimension."""
+        """H_w(k)[V, V] of Theorem 1 for V in the shape of the weight: a tensor without dimension."""
         return (self.signs * self.project(direction) ** 2).sum()
 
+    def _products(self, vectors):
+        y = self.signs * self._project(self._matrices(vectors))
+        pulled = torch.einsum("kcn,cnto->knto", y, self.curvature)
+        return self._vectors(torch.einsum("knto,nti->koi", pulled, self.inputs))
+
     def __matmul__(self, vector):
-        d_out, d_in = self.curvature.shape[-1], self.inputs.shape[-1]
-        vector = check_vectors(self, vector, 1)
-        y = self.signs * self.project(vector.reshape(d_out, d_in))
-        pulled = torch.einsum("cn,cnto->nto", y, self.curvature)
-        return torch.einsum("nto,nti->oi", pulled, self.inputs).flatten()
+        return self._products(check_vectors(self, vector, 1)[None])[0]
 
-    def matmat(self, matrix):
-        """The product with a matrix [P, K], as [P, K]."""
+    def matmat(self, matrix, memory=2**28):
+        """The product with a matrix [P, K], as [P, K]; memory: bytes that a chunk of columns may take."""
         columns = check_vectors(self, matrix, 2).T
-        return torch.stack([self @ column for column in columns], dim=1)
-
-    def _rows(self):
-        """The rank-one terms G_cn F_nᵀ as matrices, one sample at a time: [C, d_out, d_in]."""
-        for n in range(self.inputs.shape[0]):
-            yield torch.einsum("cto,ti->coi", self.curvature[:, n], self.inputs[n])
+        samples, places, width = self.curvature.shape[1:]
+        chunk = max(1, memory // (2 * samples * places * width * self.inputs.element_size()))
+        return torch.cat([self._products(part) for part in columns.split(chunk)]).T
 
     def gram(self):
         """A smaller operator with the same nonzero eigenvalues, or the block itself.
 
-        The block is R Rᵀ with the terms G_cn F_nᵀ as columns of R; RᵀR is only [CN, CN]. A loss that
+        The block is R Rᵀ with the terms r_cn as columns of R; RᵀR is only [CN, CN]. A loss that
         is not convex puts signs in between: then, and where CN > P, it is the block.
         """
         dual = (self.inputs.shape[1] == 1 and self.signs.numel() < self.shape[0]
@@ -76,31 +98,66 @@ class LayerBlock:
         return _Gram(self) if dual else self
 
     def trace(self):
-        """Σ_cn ±‖G_cn F_nᵀ‖²: exact, a tensor without dimension."""
+        """Σ_cn ±‖r_cn‖²: exact, a tensor without dimension. ‖r_cn‖² = Σ_ts (G_cnt·G_cns)(F_nt·F_ns)."""
         if self.inputs.shape[1] == 1:
             sizes = (self.curvature[:, :, 0] ** 2).sum(-1) * (self.inputs[:, 0] ** 2).sum(-1)
         else:
-            sizes = torch.stack([(rows ** 2).sum((1, 2)) for rows in self._rows()], dim=1)
+            places = self.inputs @ self.inputs.mT
+            sizes = torch.stack([(g @ g.mT * places).sum((1, 2)) for g in self.curvature])
         return (self.signs * sizes).sum()
 
-    def frobenius(self):
-        """‖H_w(k)‖_F from the NC × NC Gram matrix of the rank-one terms, a sample's rows at a time.
+    def frobenius(self, memory=2**28):
+        """‖H_w(k)‖_F: the Frobenius norm of the CN × CN Gram matrix r_cn·r_dm, in bands that fit memory.
 
         With T = 1 an entry is (F_n·F_m)(G_cn·G_dm): the Gram matrices of F and of G suffice.
         """
+        classes, samples, places, _ = self.curvature.shape
+        floats = memory // self.inputs.element_size()
         total = self.inputs.new_zeros(())
-        if self.inputs.shape[1] == 1:
-            gram_f = self.inputs[:, 0] @ self.inputs[:, 0].T
-            flat = self.curvature[:, :, 0]
-            for n in range(len(gram_f)):
-                gram = torch.einsum("co,dmo->cdm", flat[:, n], flat) * gram_f[n]
-                total += torch.einsum("cdm,c,dm->", gram ** 2, self.signs[:, n], self.signs)
+        if places == 1:
+            rows, flat = self.inputs[:, 0], self.curvature[:, :, 0]
+            for band in torch.arange(samples, device=self.device).split(
+                    max(1, floats // (classes**2 * samples))):
+                gram = torch.einsum("cbo,dmo->cbdm", flat[:, band], flat)
+                gram *= (rows[band] @ rows.T)[:, None]
+                total += torch.einsum("cbdm,cb,dm->", gram.square_(), self.signs[:, band], self.signs)
         else:
-            rows = torch.stack(list(self._rows()), dim=1).flatten(2)
-            for n in range(rows.shape[1]):
-                gram = torch.einsum("cp,dmp->cdm", rows[:, n], rows)
-                total += torch.einsum("cdm,c,dm->", gram ** 2, self.signs[:, n], self.signs)
+            bands = torch.arange(samples, device=self.device).split(
+                max(1, floats // (3 * classes * self.shape[0])))
+            for a in bands:
+                left = self._rows(a)
+                for b in bands:
+                    gram = left @ self._rows(b).T
+                    total += self.signs[:, a].flatten() @ gram.square_() @ self.signs[:, b].flatten()
         return total.clamp(min=0).sqrt()
+
+    def _rows(self, band):
+        """The terms r_cn of some samples, [C · band, d_out · d_in]."""
+        return torch.einsum("cnto,nti->cnoi", self.curvature[:, band], self.inputs[band]).flatten(
+            2).flatten(0, 1)
+
+
+class EmbeddingBlock(LayerBlock):
+    """The block of an embedding table [V, d]: rows of tokens that the batch lacks have no curvature.
+
+    `inputs` is one-hot over the `tokens` that occur; a direction is V's transpose, restricted to them.
+    """
+
+    def __init__(self, inputs, curvature, signs, tokens, table):
+        super().__init__(inputs, curvature, signs)
+        self.tokens, self.table = tokens, table
+        self.shape = (math.prod(table),) * 2
+
+    def scaled(self, factor):
+        return EmbeddingBlock(self.inputs, self.curvature * factor, self.signs, self.tokens, self.table)
+
+    def _matrices(self, vectors):
+        return vectors.view(-1, *self.table)[:, self.tokens].mT
+
+    def _vectors(self, matrices):
+        full = matrices.new_zeros(len(matrices), *self.table)
+        full[:, self.tokens] = matrices.mT
+        return full.flatten(1)
 
 
 class _Gram:
@@ -125,48 +182,39 @@ class _Gram:
         return torch.bmm(self.curvature, mixed[:, :, None]).flatten()
 
 
-def output_curvature(loss_fn, outputs, targets):
-    """Factors of H_z: `(S [C, N, K], signs [C, N])` with D²_{z_n} L = Σ_c signs_cn S_cn S_cnᵀ.
+def curved_layers(model):
+    """{name: module} of the dense, convolutional and embedding layers whose weight is trainable.
 
-    Closed forms for cross-entropy, where S = (diag √p − p √pᵀ)/√N (so S Sᵀ = (diag p − p pᵀ)/N),
-    and for the squared error; any other twice differentiable loss by autograd and an eigenvalue
-    decomposition per sample. outputs: [N, K].
-
-    Raises ValueError for a loss that couples samples (its H_z has no per-sample blocks).
+    Raises TypeError if `model` is no module, ValueError if it has no such layer or all are frozen.
     """
-    samples, classes = outputs.shape
-    z = outputs.detach()
-    plain = loss_fn in (F.cross_entropy, F.mse_loss) or (
-        isinstance(loss_fn, (nn.CrossEntropyLoss, nn.MSELoss)) and loss_fn.reduction == "mean"
-        and getattr(loss_fn, "weight", None) is None)
-    if plain and (loss_fn is F.mse_loss or isinstance(loss_fn, nn.MSELoss)):
-        s = torch.eye(classes, dtype=z.dtype, device=z.device) * (2 / z.numel()) ** 0.5
-        return s[:, None, :].expand(-1, samples, -1), z.new_ones(classes, samples)
-    ignored = getattr(loss_fn, "ignore_index", -100)
-    if plain and not (targets.ndim == 1 and bool((targets == ignored).any())):
-        p = F.softmax(z, dim=1)
-        root = p.sqrt()
-        s = torch.diag_embed(root) - root[:, :, None] * p[:, None, :]  # [N, c, K]
-        return s.transpose(0, 1) / samples ** 0.5, z.new_ones(classes, samples)
+    check_module(model)
+    embeddings = {name for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
+    layers = weight_layers(model) if not embeddings else {
+        name: m for name, m in model.named_modules()
+        if name in embeddings or isinstance(m, (nn.Linear, *_CONVOLUTIONS))}
+    layers = {name: m for name, m in layers.items() if m.weight.requires_grad}
+    if not layers:
+        raise ValueError("every weight is frozen: set requires_grad=True on some")
+    for name, m in layers.items():
+        if not isinstance(m.weight, nn.Parameter):
+            raise ValueError(f"the weight of {name!r} is computed from other parameters: undo the "
+                             "parametrization (torch.nn.utils.parametrize.remove_parametrizations)")
+    return layers
 
-    z.requires_grad_()
-    loss = loss_fn(z, targets)
-    (gradient,) = torch.autograd.grad(loss, z, seed_of(loss), create_graph=True)
-    refuse_once_differentiable([gradient])
-    basis = torch.eye(classes, dtype=z.dtype, device=z.device)[:, None, :].expand(-1, samples, -1)
-    (blocks,) = torch.autograd.grad(gradient, z, basis, is_grads_batched=True, retain_graph=True,
-                                    allow_unused=True)
-    if blocks is None:  # a loss linear in z has no curvature
-        return z.new_zeros(classes, samples, classes), z.new_ones(classes, samples)
-    probe = torch.linspace(-1, 1, z.numel(), dtype=z.dtype, device=z.device).view_as(z)
-    (product,) = torch.autograd.grad(gradient, z, probe)
-    expected = torch.einsum("cnk,nk->nc", blocks, probe)
-    if not torch.allclose(product, expected, rtol=1e-3, atol=1e-5 * float(blocks.abs().max())):
-        raise ValueError("this loss couples the samples of a batch, so its curvature is no sum over "
-                         "samples: use gauss_newton(...) and top_eigenvalues(...)")
-    values, vectors = torch.linalg.eigh(blocks.transpose(0, 1))
-    s = vectors.transpose(1, 2) * values.abs().sqrt()[:, :, None]
-    return s.transpose(0, 1), torch.where(values < 0, -1.0, 1.0).to(z.dtype).T
+
+def _chosen(model, parameters):
+    """{key: (module, attribute, parameter's name)} of what layer_blocks is to describe."""
+    if parameters == "weights":
+        return {name: (m, "weight", f"{name}.weight".lstrip("."))
+                for name, m in curved_layers(model).items()}
+    if parameters != "all":
+        raise ValueError(f"unknown parameters {parameters!r}; known: weights, all")
+    check_module(model)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    if not names:
+        raise ValueError("every parameter is frozen: set requires_grad=True on some")
+    split = [name.rpartition(".") for name in names]
+    return {"".join(parts): (model.get_submodule(parts[0]), parts[2], "".join(parts)) for parts in split}
 
 
 def _uses(outputs):
@@ -182,28 +230,126 @@ def _uses(outputs):
     return counts
 
 
-def layer_blocks(model, loss_fn, batch):
+def _places(layer, tensor, lead):
+    """What a layer returns, or its gradients, as [..., T, features]; the first `lead` axes stay."""
+    if isinstance(layer, (*_CONVOLUTIONS, *_CHANNEL_NORMS)):  # [..., channels, *positions]
+        return tensor.flatten(lead + 1).mT if tensor.ndim > lead + 1 else tensor.unsqueeze(lead)
+    features = layer.weight.ndim if isinstance(layer, _TRAILING_NORMS) else 1
+    return tensor.reshape(*tensor.shape[:lead], -1, math.prod(tensor.shape[tensor.ndim - features:]))
+
+
+def _patches(layer, x):
+    """The input of a convolution as its kernel sees it: [N, T, groups, d_in]."""
+    same = layer.padding == "same"
+    padding = [] if layer.padding != "valid" else [0, 0] * len(layer.kernel_size)
+    for axis in reversed(range(len(layer.kernel_size) if not padding else 0)):
+        total = layer.dilation[axis] * (layer.kernel_size[axis] - 1) if same else 2 * layer.padding[axis]
+        padding += [total // 2, total - total // 2]
+    x = F.pad(x, padding, "constant" if layer.padding_mode == "zeros" else layer.padding_mode)
+    for axis, (k, stride, gap) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation)):
+        x = x.unfold(axis + 2, gap * (k - 1) + 1, stride)[..., ::gap]
+    samples, channels, groups = x.shape[0], x.shape[1], layer.groups
+    x = x.reshape(samples, groups, channels // groups, -1, math.prod(layer.kernel_size))
+    return x.permute(0, 3, 1, 2, 4).flatten(3)
+
+
+def _fits(layer, x, samples):
+    """Whether a layer is fed sample by sample, in a way that this file describes."""
+    if isinstance(layer, nn.Embedding):
+        return len(x) == samples and layer.max_norm is None and not layer.scale_grad_by_freq
+    least = len(layer.kernel_size) + 2 if isinstance(layer, _CONVOLUTIONS) else 2
+    return x.ndim >= least and len(x) == samples
+
+
+def _factors(layer, attribute, inputs):
+    """(F, fold, tokens) of one parameter of `layer`, which was called with each of `inputs`.
+
+    fold turns gradients G [C, N, T, d_out] into the `curvature` to store beside F; tokens is None but
+    for an embedding.
+    """
+    samples, like = len(inputs[0]), layer.weight
+    ones = like.new_ones(samples, 1, 1)
+    if attribute == "bias":
+        return ones, lambda g: g.sum(2, keepdim=True), None
+    if isinstance(layer, (*_CHANNEL_NORMS, *_TRAILING_NORMS)):
+        bare = {name: torch.full_like(p, name == "weight") for name, p in layer.named_parameters()}
+        normalized = _join([_places(layer, torch.func.functional_call(layer, bare, (x,)), 1).detach()
+                            for x in inputs], 1)
+        return ones, lambda g: (g * normalized).sum(2, keepdim=True), None
+    if isinstance(layer, nn.Embedding):
+        tokens, used = torch.cat([x.reshape(samples, -1) for x in inputs], dim=1).unique(return_inverse=True)
+        onehot = F.one_hot(used, len(tokens)).to(like.dtype)
+        if layer.padding_idx is not None:  # this row gets no gradient
+            onehot[..., tokens == layer.padding_idx] = 0
+        return onehot, lambda g: g, tokens
+    if isinstance(layer, nn.Linear):
+        seen = _join([_places(layer, x, 1) for x in inputs], 1)[:, :, None]
+    else:
+        seen = _join([_patches(layer, x) for x in inputs], 1)
+    _, places, groups, width = seen.shape
+    if groups == 1 and (places == 1 or places <= width):
+        return seen[:, :, 0], lambda g: g, None
+
+    def terms(g):  # the r_cn themselves: fewer numbers than F and G, and groups do not matter any more
+        g = g.unflatten(3, (groups, -1))
+        return torch.einsum("cntgo,ntgi->cngoi", g, seen).flatten(2)[:, :, None]
+
+    return ones, terms, None
+
+
+def _join(tensors, axis):
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=axis)
+
+
+def _pull_back(outputs, us, s, memory):
+    """Gradients of the columns of S in each of `us`, a chunk of classes at a time.
+
+    Yields lists of (G [chunk, N, ...], apart) for each u. apart: do samples not see each other between u
+    and the outputs? A column whose samples are weighted at random tells: so must its G be.
+    """
+    generator = torch.Generator(s.device).manual_seed(0)
+    weights = torch.randn(s.shape[1], 1, dtype=s.dtype, device=s.device, generator=generator)
+    columns = torch.cat([s[:1] * weights, s])
+    chunk = max(2, memory // sum(2 * u.numel() * u.element_size() for u in us))
+    apart = None
+    for part in columns.split(chunk):
+        gradients = torch.autograd.grad(outputs, us, part, is_grads_batched=True, retain_graph=True)
+        if apart is None:
+            errors = [torch.stack([(g[0].flatten(1) - weights * g[1].flatten(1)).norm(), g[1].norm()])
+                      for g in gradients]
+            tolerance = 4 * torch.finfo(s.dtype).eps ** 0.5
+            apart = [error <= tolerance * norm for error, norm in torch.stack(errors).tolist()]
+            gradients = [g[1:] for g in gradients]
+        yield list(zip(gradients, apart))
+
+
+def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28):
     """{layer name: block} for every trainable weight of `model`: its Gauss-Newton block H_w(k).
 
-    Dense layers give a `LayerBlock` from one forward and one batched backward pass, in memory of
-    C · N · Σ d_out numbers; other layers (convolutions; layers that are not fed sample by sample,
-    or whose weight is used in several modules) the matrix-free `gauss_newton` of the same block.
+    Dense, convolutional and embedding layers give a `LayerBlock` from one forward pass and a backward
+    pass for each class; so do, with parameters="all" (keys are then the parameters' names), biases and
+    the weights of norms. What this does not cover (other layers; a weight that is used in several
+    modules or outside its own; layers that are not fed sample by sample, or samples that see each
+    other) gives the matrix-free `gauss_newton` of the same block.
+
+    batch: a pair (inputs, targets), or a loader of such pairs, whose blocks are joined; the factors of
+        all samples are then in memory at once.
+    memory: bytes that the backward passes may take beside the factors; classes are taken in chunks.
 
     Raises what `check_batch` raises, ValueError for a model whose weights are all frozen or
     for outputs that are not [N, classes].
     """
-    layers = {name: m for name, m in weight_layers(model).items() if m.weight.requires_grad}
-    if not layers:
-        raise ValueError("every weight is frozen: set requires_grad=True on some")
-    calls = {name: [] for name, m in layers.items() if isinstance(m, nn.Linear)}
+    chosen = _chosen(model, parameters)
+    if is_loader(batch):
+        return _joined_blocks(model, loss_fn, batch, parameters, memory, chosen)
+    layers = {m for m, _, _ in chosen.values() if isinstance(m, _COVERED)}
+    calls = {m: [] for m in layers}
 
-    def capture(name):
-        def hook(layer, args, output):
-            calls[name].append((args[0].detach(), output))
-            return output.clone()  # so that an in-place activation leaves our u = W z + b alone
-        return hook
+    def capture(layer, args, output):
+        calls[layer].append((args[0].detach(), output))
+        return output.clone()  # so that an in-place activation leaves our u = W z + b alone
 
-    hooks = [layers[name].register_forward_hook(capture(name)) for name in calls]
+    hooks = [layer.register_forward_hook(capture) for layer in layers]
     try:
         outputs, _ = check_batch(model, loss_fn, batch)
     finally:
@@ -213,100 +359,162 @@ def layer_blocks(model, loss_fn, batch):
         raise ValueError(f"outputs must be [N, classes], got shape {tuple(outputs.shape)}: use "
                          "gauss_newton(..., layer=...) for such a model")
     samples, uses = len(outputs), _uses(outputs)
-    captured = {name: found for name, found in calls.items()
-                if found and uses[layers[name].weight] == len(found)  # else used elsewhere, too
-                and all(x.ndim > 1 and len(x) == samples for x, _ in found)}
-
+    covered = {key: (m, attribute) for key, (m, attribute, _) in chosen.items()
+               if calls.get(m) and uses[getattr(m, attribute)] == len(calls[m])  # else used elsewhere, too
+               and all(_fits(m, x, samples) for x, _ in calls[m])}
+    layers = dict.fromkeys(m for m, _ in covered.values())
     blocks = {}
-    if captured:
+    if layers:
         s, signs = output_curvature(loss_fn, outputs, batch[1])
-        us = [u for found in captured.values() for _, u in found]
-        pulled = iter(torch.autograd.grad(outputs, us, s, is_grads_batched=True))
-        for name, found in captured.items():
-            inputs = torch.cat([x.reshape(samples, -1, x.shape[-1]) for x, _ in found], dim=1)
-            parts = [(g, u) for (_, u), g in zip(found, pulled)]
-            curvature = torch.cat([g.reshape(len(s), samples, -1, u.shape[-1]) for g, u in parts],
-                                  dim=2)
-            blocks[name] = LayerBlock(inputs, curvature, signs)
-    for name in layers:
-        if name not in blocks:
-            blocks[name] = gauss_newton(model, loss_fn, batch, layer=name)
-    return {name: blocks[name] for name in layers}
+        order = s.square().sum((1, 2)).argsort(descending=True)  # for the probe in _pull_back
+        s, signs = s[order], signs[order]
+        pulled = _pull_back(outputs, [u for m in layers for _, u in calls[m]], s, memory)
+        factors = {key: _factors(m, attribute, [x for x, _ in calls[m]])
+                   for key, (m, attribute) in covered.items()}
+        stored = {key: [] for key in covered}
+        for found in pulled:
+            found = iter(found)
+            of = {m: [next(found) for _ in calls[m]] for m in layers}
+            places = {m: _join([_places(m, g, 2) for g, _ in of[m]], 2) for m in layers}
+            for key, (m, _) in covered.items():
+                stored[key].append(factors[key][1](places[m]))
+        for key, (m, _) in covered.items():
+            if all(apart for _, apart in of[m]):
+                inputs, _, tokens = factors[key]
+                curvature = _join(stored.pop(key), 0)
+                blocks[key] = (LayerBlock(inputs, curvature, signs) if tokens is None else
+                               EmbeddingBlock(inputs, curvature, signs, tokens, tuple(m.weight.shape)))
+    for key, (_, _, name) in chosen.items():
+        if key not in blocks:
+            blocks[key] = gauss_newton(model, loss_fn, batch, layer=name)
+    return {key: blocks[key] for key in chosen}
+
+
+def _joined_blocks(model, loss_fn, loader, parameters, memory, chosen):
+    """The blocks of all batches of a loader, joined along the samples."""
+    def factored(batch):
+        blocks = layer_blocks(model, loss_fn, batch, parameters, memory)
+        return {key: b if type(b) is LayerBlock else None for key, b in blocks.items()}
+
+    counts, parts = zip(*each_batch(loader, model, factored))
+    shares = [(count / sum(counts)) ** 0.5 for count in counts]
+    blocks = {}
+    for key, (_, _, name) in chosen.items():
+        found = [part[key] for part in parts]
+        alike = None not in found and len({(b.inputs.shape[1:], b.curvature.shape[2:]) for b in found}) == 1
+        if alike:
+            blocks[key] = LayerBlock(torch.cat([b.inputs for b in found]),
+                                     torch.cat([b.curvature * s for b, s in zip(found, shares)], dim=1),
+                                     torch.cat([b.signs for b in found], dim=1))
+        else:
+            blocks[key] = gauss_newton(model, loss_fn, loader, layer=name)
+    return blocks
 
 
 def layer_gradients(model, loss_fn, batch):
-    """{layer name: dL/dW}, for every trainable weight."""
-    layers = {name: m.weight for name, m in weight_layers(model).items() if m.weight.requires_grad}
-    _, loss = check_batch(model, loss_fn, batch)
-    return dict(zip(layers, torch.autograd.grad(loss, list(layers.values()))))
+    """{layer name: dL/dW}, for every trainable weight. batch: a pair or a loader."""
+    weights = {name: m.weight for name, m in curved_layers(model).items()}
+
+    def gradients(part):
+        _, loss = check_batch(model, loss_fn, part)
+        found = torch.autograd.grad(loss, list(weights.values()))
+        return [g.to_dense() if g.is_sparse else g for g in found]
+
+    if not is_loader(batch):
+        return dict(zip(weights, gradients(batch)))
+    counts, parts = zip(*each_batch(batch, model, gradients))
+    return {name: sum(n * g for n, g in zip(counts, found)) / sum(counts)
+            for name, found in zip(weights, zip(*parts))}
+
+
+def _columns(block):
+    """The unit vectors and their products, [P, 64] at a time: the whole block, in P products."""
+    chunks = torch.arange(block.shape[0], device=block.device).split(64)
+    for rows in tqdm(chunks, desc="columns", leave=False, delay=2):
+        units = torch.zeros(block.shape[0], len(rows), dtype=block.dtype, device=block.device)
+        units[rows, torch.arange(len(rows), device=block.device)] = 1
+        yield units, block.matmat(units)
 
 
 def _exact_trace(block):
-    """Trace of an operator from its diagonal: P products, 64 at a time."""
     if isinstance(block, LayerBlock):
         return block.trace()
-    total = torch.zeros((), dtype=block.dtype, device=block.device)
-    for rows in torch.arange(block.shape[0], device=block.device).split(64):
-        units = torch.zeros(block.shape[0], len(rows), dtype=block.dtype, device=block.device)
-        units[rows, torch.arange(len(rows), device=block.device)] = 1
-        total += (units * block.matmat(units)).sum()
-    return total
+    return sum((units * products).sum() for units, products in _columns(block))
 
 
-def _frobenius(block):
+def _exact_frobenius(block):
     if isinstance(block, LayerBlock):
         return block.frobenius()
-    total = torch.zeros((), dtype=block.dtype, device=block.device)
-    for rows in torch.arange(block.shape[0], device=block.device).split(64):
-        units = torch.zeros(block.shape[0], len(rows), dtype=block.dtype, device=block.device)
-        units[rows, torch.arange(len(rows), device=block.device)] = 1
-        total += (block.matmat(units) ** 2).sum()
-    return total.sqrt()
+    return sum(products.square().sum() for _, products in _columns(block)).sqrt()
 
 
-def layer_traces(model, loss_fn, batch):
-    """{layer name: trace of its Gauss-Newton block}, exact, as floats; weights only.
+def _normalized(block):
+    """The block divided by size², and its size: squares of small factors would underflow."""
+    if not isinstance(block, LayerBlock):
+        return block, torch.ones((), dtype=block.dtype, device=block.device)
+    size = block.curvature.abs().amax()
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    return block.scaled(1 / size), size
+
+
+def _largest(block, k, rtol):
+    operator = block.gram() if isinstance(block, LayerBlock) else block
+    # A fixed start: the same model and batch give the same number.
+    generator = torch.Generator(block.device).manual_seed(0)
+    k = min(k, operator.shape[0])
+    return top_eigenvalues(operator, k, rtol=rtol, generator=generator)
+
+
+def layer_traces(model, loss_fn, batch, parameters="weights"):
+    """{layer name: trace of its Gauss-Newton block}, exact, as floats; arguments as `layer_blocks`.
 
     Errors as `layer_blocks`.
     """
-    blocks = layer_blocks(model, loss_fn, batch)
+    blocks = layer_blocks(model, loss_fn, batch, parameters)
     traces = torch.stack([_exact_trace(block) for block in blocks.values()])
     return dict(zip(blocks, traces.tolist()))
 
 
-def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4):
-    """{layer name: norm of its Gauss-Newton block}, as floats; weights only.
+def layer_spectra(model, loss_fn, batch, k=5, rtol=1e-4, parameters="weights"):
+    """{layer name: (values, bounds)} of the k largest eigenvalues of its Gauss-Newton block.
+
+    Lists of floats as `top_eigenvalues` returns them, largest magnitude first; fewer than k for a block
+    of fewer samples times classes. Errors as `layer_blocks`, and ValueError for k < 1.
+    """
+    spectra = {}
+    for name, block in layer_blocks(model, loss_fn, batch, parameters).items():
+        block, size = _normalized(block)
+        found = torch.stack([*_largest(block, k, rtol), size.expand(min(k, block.shape[0]))]).tolist()
+        spectra[name] = tuple([x * unit * unit for x, unit in zip(row, found[2])] for row in found[:2])
+    return spectra
+
+
+def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4, parameters="weights"):
+    """{layer name: norm of its Gauss-Newton block}, as floats.
 
     norm: "spectral", the largest eigenvalue in magnitude, by Lanczos on the implicit block until its
         residual is below rtol (the eigenvalue's own error is then of order rtol²);
         "frobenius"; or "gradient", |ĝᵀHĝ| for the layer's normalized gradient ĝ, the value the paper
-        plots. For piecewise-linear activations the blocks equal the Hessian's (Remark 5).
+        plots (weights only). For piecewise-linear activations the blocks equal the Hessian's (Remark 5).
+    batch: a pair or a loader. parameters: "weights", or "all" for biases and norms, too.
 
     Errors as `layer_blocks`, and ValueError for an unknown norm.
     """
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
-    blocks = layer_blocks(model, loss_fn, batch)
+    if norm == "gradient" and parameters != "weights":
+        raise ValueError('norm="gradient" is defined for parameters="weights" only')
+    blocks = layer_blocks(model, loss_fn, batch, parameters)
     gradients = layer_gradients(model, loss_fn, batch) if norm == "gradient" else {}
     found = []
     for name, block in blocks.items():
-        unit_of_curvature = torch.ones((), dtype=torch.float64, device=block.device)
-        if isinstance(block, LayerBlock):  # squares of small factors would underflow
-            size = block.curvature.abs().amax()
-            size = torch.where(size > 0, size, torch.ones_like(size))
-            unit_of_curvature = size.double() ** 2
-            block = LayerBlock(block.inputs, block.curvature / size, block.signs)
+        block, size = _normalized(block)
         if norm == "spectral":
-            # A fixed start: the same model and batch give the same number.
-            generator = torch.Generator(block.device).manual_seed(0)
-            operator = block.gram() if isinstance(block, LayerBlock) else block
-            value = top_eigenvalues(operator, rtol=rtol, generator=generator)[0][0]
+            value = _largest(block, 1, rtol)[0][0].abs()
         elif norm == "frobenius":
-            value = _frobenius(block)
+            value = _exact_frobenius(block)
         else:
-            g = gradients[name].flatten()
-            size = torch.linalg.vector_norm(g)
-            unit = g / torch.where(size > 0, size, torch.ones_like(size))
-            value = torch.dot(unit, block @ unit)
-        found.append(value.abs() * unit_of_curvature)
-    return dict(zip(blocks, torch.stack(found).tolist()))
+            value = gradient_quotient(block, gradients[name].flatten()).abs()
+        found.append(torch.stack([value, size]))
+    # On the host, in float64: a norm may be smaller than float32 can hold.
+    return {name: value * size * size for name, (value, size) in zip(blocks, torch.stack(found).tolist())}

@@ -2,13 +2,19 @@
 
 `hessian` differentiates the gradient once more (Pearlmutter 1994); `gauss_newton` keeps only the
 linearization effect of the Hessian chain rule (Skorski et al., eq. 5). Both build the graph they
-differentiate once and keep it, so that a product costs about one more gradient.
+differentiate once and keep it, so that a product costs about one more gradient. A loader of batches
+is summed batch by batch, with one batch's graph in memory at a time.
 """
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sized
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
+from .losses import differentiate, nodes, output_product, refuse_once_differentiable, seed_of
 from .models import check_module, weight_layers
 
 
@@ -28,33 +34,45 @@ def check_vectors(operator, vectors, ndim):
 class CurvatureOperator:
     """A symmetric matrix [P, P] over a list of P weights in total, known by its products.
 
-    `operator @ v` takes and returns a vector [P]; `operator.matmat(V)` a matrix [P, K], all columns
-    in one batched backward pass. `.shape`, `.dtype`, `.device`, `.names` (the parameters, in the order of
-    the vector). Vectors live on the model's device and in its dtype. The block of a pair of layers is
-    a rectangle [P_rows, P_columns]; `.names` are then those of its columns.
+    `operator @ v` takes and returns a vector [P]; `operator.matmat(V)` a matrix [P, K]. `.shape`,
+    `.dtype`, `.device`, `.names` (the parameters, in the order of the vector), `.loss` (of the batch)
+    and `.gradient` (of the loss in these weights, [P]). Vectors live on the model's device and in its
+    dtype. The block of a pair of layers is a rectangle [P_rows, P_columns]; `.names` and `.gradient`
+    are then those of its columns.
 
     Operators see the weights as they were when they were built: if those change, a product raises
     RuntimeError and a new operator is needed.
     """
 
-    def __init__(self, parameters, product, rows=None):
-        self.names = list(parameters)
-        self._parameters = list(parameters.values())
-        rows = self._parameters if rows is None else list(rows.values())
-        self._watched = [*self._parameters, *rows]
+    def __init__(self, rows, columns, product, gradient, loss, graph):
+        self.names = list(columns)
+        self._columns, self._watched = list(columns.values()), [*columns.values(), *rows.values()]
         self._versions = [p._version for p in self._watched]
-        self._sizes = [p.numel() for p in self._parameters]
-        self._product = product
-        self.shape = (sum(p.numel() for p in rows), sum(self._sizes))
-        self.dtype, self.device = self._parameters[0].dtype, self._parameters[0].device
+        self._product, self._gradient, self.loss = product, gradient, loss.detach()
+        self.shape = tuple(sum(p.numel() for p in side.values()) for side in (rows, columns))
+        self.dtype, self.device = self._columns[0].dtype, self._columns[0].device
+        self._graph = graph
+
+    @property
+    def gradient(self):
+        """The gradient of the loss in the operator's weights, [P]."""
+        return torch.cat([g.detach().flatten() for g in self._gradient()])
+
+    @functools.cached_property
+    def _column_bytes(self):
+        """About what one column more takes in a batched pass: as much as the graph keeps."""
+        return max(1, _graph_bytes(self._graph))
+
+    def _check_weights(self):
+        if [p._version for p in self._watched] != self._versions:
+            raise RuntimeError("the weights changed after this operator was built: build a new one")
 
     def _apply(self, vectors, batched):
         """Products with the rows of `vectors` ([K, P] if batched, else [P])."""
-        if [p._version for p in self._watched] != self._versions:
-            raise RuntimeError("the weights changed after this operator was built: build a new one")
         vectors, lead = vectors.contiguous(), vectors.shape[:-1]
+        sizes = [p.numel() for p in self._columns]
         parts = [part.reshape(*lead, *p.shape) for part, p in
-                 zip(vectors.split(self._sizes, dim=-1), self._parameters)]
+                 zip(vectors.split(sizes, dim=-1), self._columns)]
         try:
             products = self._product(parts, batched)
         except RuntimeError as error:
@@ -67,11 +85,112 @@ class CurvatureOperator:
         return torch.cat(flat, dim=-1).detach()
 
     def __matmul__(self, vector):
-        return self._apply(check_vectors(self, vector, 1), batched=False)
+        vector = check_vectors(self, vector, 1)
+        self._check_weights()
+        return self._apply(vector, batched=False)
 
-    def matmat(self, matrix):
-        """The product with a matrix [P, K], as [P, K]."""
-        return self._apply(check_vectors(self, matrix, 2).T, batched=True).T
+    def matmat(self, matrix, memory=2**28):
+        """The product with a matrix [P, K], as [P, K], in batched backward passes.
+
+        memory: bytes that a pass may take beside matrix and result; columns are taken in chunks that
+        fit, at least one at a time. Much larger chunks are no faster: they leave the caches.
+        """
+        rows = check_vectors(self, matrix, 2).T
+        self._check_weights()
+        chunk = max(1, int(memory // self._column_bytes))
+        found = [self._apply(part, batched=True) for part in rows.split(chunk)]
+        return (found[0] if len(found) == 1 else torch.cat(found)).T
+
+    def as_scipy(self):
+        """The operator as a `scipy.sparse.linalg.LinearOperator` on NumPy vectors.
+
+        Every product copies a vector to the model's device and one back. A rectangle has no
+        transposed product: ask for the pair in the other order.
+        """
+        from scipy.sparse.linalg import LinearOperator
+
+        def to(array):
+            return torch.as_tensor(array, dtype=self.dtype, device=self.device)
+
+        def matvec(v):
+            return (self @ to(v).flatten()).cpu().numpy()
+
+        def matmat(m):
+            return self.matmat(to(m)).cpu().numpy()
+
+        symmetric = self.shape[0] == self.shape[1]
+        return LinearOperator(self.shape, matvec=matvec, matmat=matmat,
+                              dtype=torch.empty(0, dtype=self.dtype).numpy().dtype,
+                              rmatvec=matvec if symmetric else None, rmatmat=matmat if symmetric else None)
+
+
+class LoaderOperator(CurvatureOperator):
+    """The mean of one operator per batch of a loader, each batch weighing as many as its samples.
+
+    For a loss that is a mean over samples this is the operator of all samples as one batch, in the
+    memory of one: a batch's graph is built for its product and dropped, so that a product costs about
+    twice what it does for one batch. Ask for many columns at once (`matmat`): they share the graph.
+    """
+
+    def __init__(self, loader, model, build, rows, columns):
+        self._operators = lambda: each_batch(loader, model, build)
+        # The first pass counts the samples and meets whatever is wrong with a batch.
+        samples, loss, gradient, column_bytes = 0, 0.0, 0.0, 0
+        for count, operator in self._operators():
+            samples, loss = samples + count, loss + count * operator.loss
+            gradient = gradient + count * operator.gradient
+            column_bytes = column_bytes or operator._column_bytes  # batches are alike: one will do
+        gradient = gradient / samples
+        super().__init__(rows, columns, None, lambda: [gradient], loss / samples, ())
+        self.samples, self._column_bytes = samples, column_bytes
+
+    def _apply(self, vectors, batched):
+        total = vectors.new_zeros(*vectors.shape[:-1], self.shape[0])
+        samples, loss = 0, torch.zeros_like(self.loss)
+        for count, operator in self._operators():
+            total += count / self.samples * operator._apply(vectors, batched)
+            samples, loss = samples + count, loss + count / self.samples * operator.loss
+        if samples != self.samples or not torch.allclose(loss, self.loss, rtol=1e-3):
+            raise ValueError(
+                f"the loader's data changed between two passes ({self.samples} samples of loss "
+                f"{float(self.loss):.6g}, then {samples} of {float(loss):.6g}): switch off random "
+                "augmentation, random sampling, and shuffle together with drop_last")
+        return total
+
+
+def is_loader(data):
+    """Whether `data` is a loader of batches; else it is, or should be, one batch."""
+    if isinstance(data, (tuple, list)):
+        return all(isinstance(batch, (tuple, list)) for batch in data)
+    return isinstance(data, Iterable) and not isinstance(data, (torch.Tensor, Mapping, str))
+
+
+def each_batch(loader, model, function):
+    """`(samples, function(batch))` for the batches of a loader, copied to the model's device.
+
+    Shows a progress bar where it takes a while. Errors of `function` are raised with the batch's number.
+    Raises TypeError for an iterator, which would be empty at the second pass, ValueError for an empty
+    loader.
+    """
+    if isinstance(loader, Iterator):
+        raise TypeError("an iterator can be read only once: give a DataLoader or a list of batches")
+    check_module(model)
+    device = next(model.parameters()).device
+    number = -1
+    # Not tqdm(loader): its notebook form asks for two iterators, which starts a loader's workers twice.
+    with tqdm(total=len(loader) if isinstance(loader, Sized) else None, desc="batches", leave=False,
+              delay=1) as bar:
+        for number, batch in enumerate(loader):
+            pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+            batch = tuple(part.to(device) for part in batch) if pair else batch
+            try:
+                result = function(batch)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"batch {number} of the loader: {error}") from error
+            yield len(batch[0]), result
+            bar.update()
+    if number < 0:
+        raise ValueError("the loader gave no batch: curvature is a mean over samples")
 
 
 def check_batch(model, loss_fn, batch):
@@ -128,38 +247,30 @@ def _parameters(model, layer):
         if not chosen:
             raise ValueError("every parameter is frozen: set requires_grad=True on some")
         return chosen
-    layers = weight_layers(model)
-    if layer not in layers:
-        raise ValueError(f"unknown layer {layer!r}; known: {', '.join(layers)}")
-    weight = layers[layer].weight
-    if not weight.requires_grad:
-        raise ValueError(f"the weight of {layer!r} is frozen: set requires_grad=True")
-    return {f"{layer}.weight": weight}
+    known = dict(model.named_parameters(remove_duplicate=False))
+    name = layer if layer in known else f"{layer}.weight".lstrip(".")
+    if name not in known:
+        raise ValueError(f"unknown layer {layer!r}; known: {', '.join(weight_layers(model))}, and the "
+                         "parameters of named_parameters()")
+    if not known[name].requires_grad:
+        raise ValueError(f"{name} is frozen: set requires_grad=True")
+    return {name: known[name]}
 
 
-def refuse_once_differentiable(tensors):
-    """ValueError if the graph of `tensors` (first derivatives) holds a once-differentiable function.
-
-    torch cuts the graph there, so a further derivative would be wrong without a word.
-    """
-    seen, todo = set(), [t.grad_fn for t in tensors]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        if node.name() == "torch::autograd::Error":
-            raise ValueError("a part of the model or of the loss is marked once_differentiable: it "
-                             "cannot be differentiated twice, so it has no Hessian")
-        seen.add(node)
-        todo.extend(following for following, _ in node.next_functions)
+@functools.lru_cache
+def _saved_names(kind):
+    return [name for name in dir(kind) if name.startswith("_saved_")]
 
 
-def seed_of(loss):
-    """The 1 that a backward pass of `loss` starts from, as a variable.
-
-    Only if it asks for a derivative itself does torch mark a once-differentiable loss in the graph.
-    """
-    return torch.ones_like(loss, requires_grad=True)
+def _graph_bytes(tensors):
+    """Bytes of the tensors that the graph of `tensors` keeps."""
+    kept = {}
+    for node in nodes(tensors):
+        for name in _saved_names(type(node)):
+            tensor = getattr(node, name)
+            if isinstance(tensor, torch.Tensor):
+                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(kept.values())
 
 
 def _gradient(of, parameters, grad_outputs):
@@ -173,46 +284,39 @@ def _gradient(of, parameters, grad_outputs):
     if unused:
         raise ValueError(f"the loss does not depend on {', '.join(unused)}: freeze them "
                          "(requires_grad=False) or pick another layer")
+    if any(g.is_sparse for g in gradients):
+        raise ValueError("an embedding has sparse=True, whose gradient cannot be differentiated again: make "
+                         "it with sparse=False (layer_norms and layer_traces take it as it is)")
     refuse_once_differentiable(gradients)
     return gradients
-
-
-def _differentiate(outputs, inputs, vectors, batched):
-    """Vector-Jacobian products through a kept graph; zero where the graph ends.
-
-    A derivative that is constant (a loss linear in some weights) leaves no graph behind.
-    """
-    live = [(o, v) for o, v in zip(outputs, vectors) if o.requires_grad]
-    if live:
-        results = torch.autograd.grad(
-            [o for o, _ in live], inputs, [v for _, v in live], retain_graph=True,
-            allow_unused=True, is_grads_batched=batched)
-    else:
-        results = [None] * len(inputs)
-    lead = vectors[0].shape[:1] if batched else ()
-    return [x.new_zeros(*lead, *x.shape) if r is None else r for r, x in zip(results, inputs)]
 
 
 def hessian(model, loss_fn, batch, layer=None):
     """The Hessian of `loss_fn(model(inputs), targets)`, a mean over the batch, as an operator.
 
     Over all trainable parameters, or over the weight of the layer called `layer` alone: the block
-    H_w(k) of the paper. A pair of names gives the block between two layers, rows first (Remark 2). A
-    product is the derivative of ∇L·v (Pearlmutter 1994).
+    H_w(k) of the paper (the name of a parameter serves, too: "layers.0.bias"). A pair of names gives
+    the block between two layers, rows first (Remark 2). A product is the derivative of ∇L·v
+    (Pearlmutter 1994).
+
+    batch: a pair (inputs, targets), or a loader of such pairs that can be read again and again.
 
     Raises what `check_batch` raises, and ValueError for an unknown or frozen layer, a model without
-    trainable parameters, parameters the loss does not reach, or a path that cannot be differentiated
-    twice (for one of torch's own functions: at the first product).
+    trainable parameters, parameters the loss does not reach, an empty loader or one whose data change,
+    or a path that cannot be differentiated twice (for one of torch's own functions: at the first
+    product).
     """
     rows, columns = _rows_and_columns(model, layer)
+    if is_loader(batch):
+        return LoaderOperator(batch, model, lambda part: hessian(model, loss_fn, part, layer), rows, columns)
     _, loss = check_batch(model, loss_fn, batch)
     gradients = _gradient(loss, columns, seed_of(loss))
     weights = list(rows.values())
 
     def product(vectors, batched):
-        return _differentiate(gradients, weights, vectors, batched)
+        return differentiate(gradients, weights, vectors, batched)
 
-    return CurvatureOperator(columns, product, rows)
+    return CurvatureOperator(rows, columns, product, lambda: gradients, loss, gradients)
 
 
 def gauss_newton(model, loss_fn, batch, layer=None):
@@ -223,19 +327,21 @@ def gauss_newton(model, loss_fn, batch, layer=None):
     the curvature effect D_z L • D²_w z. Arguments and errors as `hessian`.
     """
     rows, columns = _rows_and_columns(model, layer)
-    outputs, _ = check_batch(model, loss_fn, batch)
+    if is_loader(batch):
+        return LoaderOperator(batch, model, lambda part: gauss_newton(model, loss_fn, part, layer),
+                              rows, columns)
+    outputs, loss = check_batch(model, loss_fn, batch)
     weights = list(rows.values())
     # Jᵀu is linear in u, so its derivative in u, taken backwards, is J v (the double-backward trick).
     u = torch.zeros_like(outputs, requires_grad=True)
     transposed = _gradient(outputs, columns, u)
-    z = outputs.detach().requires_grad_()
-    loss = loss_fn(z, batch[1])
-    (loss_gradient,) = torch.autograd.grad(loss, z, seed_of(loss), create_graph=True)
-    refuse_once_differentiable([loss_gradient])
+    curve, loss_gradient = output_product(loss_fn, outputs, batch[1])
 
     def product(vectors, batched):
-        (jv,) = _differentiate(transposed, [u], vectors, batched)
-        (hjv,) = _differentiate([loss_gradient], [z], [jv], batched)
-        return _differentiate([outputs], weights, [hjv], batched)
+        (jv,) = differentiate(transposed, [u], vectors, batched)
+        return differentiate([outputs], weights, [curve(jv)], batched)
 
-    return CurvatureOperator(columns, product, rows)
+    def gradient():
+        return differentiate([outputs], list(columns.values()), [loss_gradient], False)
+
+    return CurvatureOperator(rows, columns, product, gradient, loss, transposed)

@@ -1,4 +1,6 @@
-"""Networks of the book, and what every other file needs to know about a network.
+"""Dense networks, and what every other file needs to know about a network.
+
+The other networks of the book are in `architectures.py`.
 
 Notation (chapter "Notation"): layer k computes u = W z + b and passes z' = f(u) on;
 `depth` counts weight matrices.
@@ -33,6 +35,13 @@ def activation_module(name):
     return ACTIVATIONS[name]()
 
 
+def check_sizes(**sizes):
+    """Raises ValueError, with its name, for a size that is no whole number of at least 1."""
+    for name, value in sizes.items():
+        if int(value) != value or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
 class MLP(nn.Module):
     """Dense network: `depth` weight matrices with an activation between neighbours.
 
@@ -46,10 +55,7 @@ class MLP(nn.Module):
     def __init__(self, in_features, width, depth, out_features, activation="relu", bias=True,
                  dropout=0.0):
         super().__init__()
-        for name, value in dict(in_features=in_features, width=width, depth=depth,
-                                out_features=out_features).items():
-            if int(value) != value or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        check_sizes(in_features=in_features, width=width, depth=depth, out_features=out_features)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
         sizes = [in_features] + [width] * (depth - 1) + [out_features]

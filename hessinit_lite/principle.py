@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .chain_rule import NORMS, layer_norms
+from .chain_rule import NORMS, curved_layers, layer_norms
 from .curvature import check_batch
-from .models import weight_layers
 from .schemes import init_
 
 
@@ -71,8 +70,7 @@ def hessian_init_(model, loss_fn, batch, target=1.0, norm="spectral", generator=
     if max_steps < 1 or not tolerance > 0:
         raise ValueError(f"max_steps must be at least 1 and tolerance positive, got {max_steps!r} "
                          f"and {tolerance!r}")
-    layers = weight_layers(model)
-    for name, layer in layers.items():
+    for name, layer in curved_layers(model).items():
         if not bool(torch.isfinite(layer.weight).all()):
             raise ValueError(f"the weight of {name!r} is not finite: initialize the model first")
     before = [p.detach().clone() for p in model.parameters()]
@@ -91,7 +89,7 @@ def hessian_init_(model, loss_fn, batch, target=1.0, norm="spectral", generator=
 
 def _solve_(model, loss_fn, batch, target, norm, tolerance, max_steps):
     """Levenberg-Marquardt on the logarithms of the layers' scales, with Broyden's Jacobian."""
-    layers = {name: m for name, m in weight_layers(model).items() if m.weight.requires_grad}
+    layers = curved_layers(model)
     drawn = [m.weight.detach().clone() for m in layers.values()]
     n, history = len(layers), []
     eye = torch.eye(n, dtype=torch.float64)

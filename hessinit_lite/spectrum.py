@@ -1,4 +1,4 @@
-"""Questions to a symmetric operator: its largest eigenvalues, its trace.
+"""Questions to a symmetric operator: its largest eigenvalues, trace, norm and density.
 
 An operator is anything with `.shape`, `.dtype`, `.device`, `@` and, for the trace, `.matmat`.
 """
@@ -11,16 +11,23 @@ from .models import check_generator
 
 
 def top_eigenvalues(operator, k=1, rtol=1e-3, generator=None, start=None, max_products=200):
-    """The k eigenvalues of largest magnitude, by Lanczos with full reorthogonalization.
+    """The k eigenvalues of largest magnitude: `(values [k], bounds [k])` of `top_eigenpairs`."""
+    values, _, bounds = top_eigenpairs(operator, k, rtol, generator, start, max_products)
+    return values, bounds
 
-    Returns `(values [k], bounds [k])`: largest magnitude first; there is an eigenvalue within
-    bounds[i] of values[i] (the Ritz residual norm, Parlett 1998, section 4.5). Products stop once
-    each bound is below rtol · |values[0]|. The error of a separated eigenvalue is then of order
-    bound²/gap, far smaller.
 
-    start: first vector [P], random if None (the gradient is a good one). Multiplicities may be
-    missed: a Krylov space holds one vector of each eigenspace. Where it is exhausted before k
-    eigenvalues are found, the search goes on from a random direction outside it.
+def top_eigenpairs(operator, k=1, rtol=1e-3, generator=None, start=None, max_products=200):
+    """The k eigenpairs of largest magnitude, by Lanczos with full reorthogonalization.
+
+    Returns `(values [k], vectors [P, k], bounds [k])`: largest magnitude first; bounds[i] is the
+    residual ‖A x − θ x‖ of the unit vector x = vectors[:, i], and there is an eigenvalue within
+    bounds[i] of θ = values[i] (Parlett 1998, section 4.5). Products stop once each bound is below
+    rtol · |values[0]|. The error of a separated eigenvalue is then of order bound²/gap, far smaller.
+
+    start: first vector [P]. If None, half a random direction and half the operator's `.gradient`,
+    which leans on the large eigenvalues and saves a few products (random alone where it has none).
+    Multiplicities may be missed: a Krylov space holds one vector of each eigenspace. Where it is
+    exhausted before k eigenvalues are found, the search goes on from a random direction outside it.
 
     Raises ValueError for k outside 1..P, a zero start, or when max_products do not suffice.
     """
@@ -28,9 +35,11 @@ def top_eigenvalues(operator, k=1, rtol=1e-3, generator=None, start=None, max_pr
     if not 1 <= k <= size:
         raise ValueError(f"k must lie in 1..{size}, got {k}")
     if start is None:
-        like = torch.empty(0, dtype=operator.dtype, device=operator.device)
-        check_generator(generator, like)
-        start = torch.randn(size, dtype=operator.dtype, device=operator.device, generator=generator)
+        start = _normal(operator, generator)
+        gradient = getattr(operator, "gradient", None)
+        if gradient is not None and len(gradient) == size:
+            length = torch.linalg.vector_norm(gradient)
+            start = start / torch.linalg.vector_norm(start) + gradient / length.clamp(min=1e-30)
     norm = torch.linalg.vector_norm(start)
     if not bool(norm > 0):
         raise ValueError("the start vector must not be zero")
@@ -52,14 +61,13 @@ def top_eigenvalues(operator, k=1, rtol=1e-3, generator=None, start=None, max_pr
         t += torch.diag(a[products:-1], 1) + torch.diag(a[products:-1], -1)
         ritz, vectors = torch.linalg.eigh(t)
         order = ritz.abs().argsort(descending=True)[:k]
-        values, beta = ritz[order], a[-1]
+        beta, scale = a[-1], ritz.abs().max()
         bounds = beta * vectors[-1, order].abs()
-        scale = ritz.abs().max()
         exhausted = beta <= torch.finfo(operator.dtype).eps * max(scale, a.abs().max()) * math.sqrt(size)
-        if len(values) == k and (exhausted or products == size or bool((bounds <= rtol * scale).all())):
+        if len(order) == k and (exhausted or products == size or bool((bounds <= rtol * scale).all())):
             break
         if exhausted:  # invariant, but smaller than k: go on from a random direction outside it
-            w = torch.randn(size, dtype=operator.dtype, device=operator.device, generator=generator)
+            w = _normal(operator, generator)
             for _ in range(2):
                 w = w - span.T @ (span @ w)
             off_diagonal[-1] = torch.zeros_like(off_diagonal[-1])
@@ -70,13 +78,25 @@ def top_eigenvalues(operator, k=1, rtol=1e-3, generator=None, start=None, max_pr
         raise ValueError(f"{max_products} products did not bring the residual below rtol={rtol}: "
                          "raise max_products or rtol")
     to = dict(dtype=operator.dtype, device=operator.device)
-    return values.to(**to), bounds.to(**to)
+    return ritz[order].to(**to), span.T @ vectors[:, order].to(**to), bounds.to(**to)
+
+
+def _random(operator, generator, draw, *columns):
+    """A random array [P, *columns] for an operator, drawn on its device.
+
+    An operator that is spread over processes has a method `agree`, which gives all of them the same.
+    """
+    array = torch.empty(operator.shape[0], *columns, dtype=operator.dtype, device=operator.device)
+    check_generator(generator, array)
+    return getattr(operator, "agree", lambda x: x)(draw(array, generator))
+
+
+def _normal(operator, generator):
+    return _random(operator, generator, lambda x, g: x.normal_(generator=g))
 
 
 def _signs(operator, samples, generator):
-    like = torch.empty(operator.shape[0], samples, dtype=operator.dtype, device=operator.device)
-    check_generator(generator, like)
-    return like.bernoulli_(0.5, generator=generator) * 2 - 1
+    return _random(operator, generator, lambda x, g: x.bernoulli_(0.5, generator=g) * 2 - 1, samples)
 
 
 def _mean_and_error(values):

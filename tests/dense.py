@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 import hessinit_lite as hl
 
-LOSSES = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
+LOSSES = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss, "logistic": F.binary_cross_entropy_with_logits}
 
 
 def problem(activation="tanh", loss="cross_entropy", bias=True, seed=0, sizes=(3, 4, 3, 2), samples=5):
@@ -21,6 +21,8 @@ def problem(activation="tanh", loss="cross_entropy", bias=True, seed=0, sizes=(3
 
 def targets_for(loss, samples, inputs, classes, generator):
     x = torch.randn(samples, inputs, dtype=torch.float64, generator=generator)
+    if loss == "logistic":
+        return x, torch.rand(samples, classes, dtype=torch.float64, generator=generator)
     if loss == "mse":
         return x, torch.randn(samples, classes, dtype=torch.float64, generator=generator)
     return x, torch.randint(classes, (samples,), generator=generator)

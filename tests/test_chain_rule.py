@@ -67,6 +67,16 @@ def test_float32_norms_at_the_books_size(digits):
         assert norms[name] == pytest.approx(torch.linalg.eigvalsh(dense)[-1].item(), rel=1e-5)
 
 
+def test_float32_norms_of_saturated_outputs():
+    """Probabilities within 1e-6 of 0 and 1: the curvature is small, and right to 1e-4 all the same."""
+    model, loss_fn, (x, t) = problem("relu", sizes=(6, 8, 3, 4), samples=30)
+    with torch.no_grad():
+        model.layers[-1].weight.mul_(20)
+    exact = hl.layer_norms(model, loss_fn, (x, t))
+    assert F.softmax(model(x), 1).amax(1).median() > 1 - 1e-6
+    assert hl.layer_norms(model.float(), loss_fn, (x.float(), t)) == pytest.approx(exact, rel=1e-4)
+
+
 @given(st.sampled_from(list(hl.ACTIVATIONS)), st.sampled_from(list(LOSSES)), st.integers(0, 10 ** 6))
 def test_theorem_1_is_the_gauss_newton_quadratic_form(activation, loss, seed):
     model, loss_fn, batch = problem(activation, loss, seed=seed)
@@ -143,6 +153,29 @@ class Outside(nn.Module):
         return self.last(torch.tanh(F.linear(x, self.first.weight, self.first.bias)))
 
 
+class Meeting(nn.Module):
+    """Samples see their batch's mean: what comes before it is not a sum over samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.early, self.late = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x):
+        z = torch.tanh(self.early(x))
+        return self.late(torch.tanh(z - z.mean(0)))
+
+
+class SequenceFirst(nn.Module):
+    """[N, T, d] transposed to [T, N, d] on the way, with T = N: the shape does not tell."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner, self.last = nn.Linear(3, 3), nn.Linear(3, 2)
+
+    def forward(self, x):
+        return self.last(torch.tanh(self.inner(x.transpose(0, 1))).transpose(0, 1).cumsum(1)[:, -1])
+
+
 def _special(name):
     torch.manual_seed(0)
     x = torch.randn(5, 3, dtype=torch.float64)
@@ -155,10 +188,21 @@ def _special(name):
         return model, x, {"0": True, "2": True, "4": True}
     if name == "convolution":
         model = nn.Sequential(nn.Conv2d(1, 2, 2), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(8, 2))
-        return model, torch.randn(5, 1, 3, 3, dtype=torch.float64), {"0": False, "3": True}
+        return model, torch.randn(5, 1, 3, 3, dtype=torch.float64), {"0": True, "3": True}
     if name == "convolutions only":
         model = nn.Sequential(nn.Conv1d(1, 2, 2), nn.Tanh(), nn.Conv1d(2, 2, 2), nn.Flatten())
-        return model, x[:, None], {"0": False, "2": False}
+        return model, x[:, None], {"0": True, "2": True}
+    if name == "transposed convolution":  # not covered, but with an answer
+        model = nn.Sequential(nn.Conv1d(1, 2, 2), nn.Tanh(), nn.ConvTranspose1d(2, 1, 2), nn.Linear(3, 2),
+                              nn.Flatten(), nn.Linear(2, 2))
+        return model, x[:, None], {"0": True, "3": True, "5": True}
+    if name == "long sequence":
+        model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2), Mean())
+        return model, torch.randn(4, 12, 2, dtype=torch.float64), {"0": True, "2": True}
+    if name == "samples meet":
+        return Meeting(), x, {"early": False, "late": True}
+    if name == "sequence first":
+        return SequenceFirst(), torch.randn(5, 5, 3, dtype=torch.float64), {"inner": False, "last": True}
     if name == "batch norm":
         model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Tanh(), nn.Linear(4, 2))
         return model.eval(), x, {"0": True, "3": True}
@@ -173,7 +217,8 @@ def _special(name):
 
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("name", ["sequence", "inplace", "convolution", "convolutions only", "batch norm",
-                                  "layer norm", "shared", "transposed", "outside"])
+                                  "layer norm", "shared", "transposed", "outside", "long sequence",
+                                  "transposed convolution", "samples meet", "sequence first"])
 def test_other_models(name, loss):
     model, x, expected = _special(name)
     batch = x, targets_for(loss, len(x), 1, 2, torch.Generator().manual_seed(0))[1]
@@ -192,7 +237,157 @@ def test_a_weight_in_two_modules():
         torch.testing.assert_close(dense_of(blocks[name]), dense)
 
 
-# Losses other than the two with closed forms
+C = nn.Conv2d
+CONVOLUTIONS = {
+    "stride and padding": (C(2, 3, 3, stride=2, padding=1), (2, 5, 5)),
+    "dilation": (C(2, 3, 2, dilation=2), (2, 5, 4)),
+    "groups": (C(4, 6, 2, groups=2), (4, 3, 3)),
+    "depthwise": (C(3, 3, 3, groups=3, padding=1, bias=False), (3, 3, 3)),
+    "uneven": (C(2, 3, (1, 3), stride=(2, 1), padding=(0, 1), dilation=(1, 2)), (2, 4, 6)),
+    "same": (C(2, 2, (2, 4), padding="same"), (2, 3, 5)),
+    "valid": (C(1, 2, 2, padding="valid"), (1, 3, 3)),
+    "reflected": (C(2, 2, 3, padding=1, padding_mode="reflect"), (2, 4, 3)),
+    "circular": (C(2, 2, 3, padding=(2, 1), padding_mode="circular"), (2, 4, 3)),
+    "more weights than places": (C(6, 5, 2), (6, 3, 3)),
+    "one dimension": (nn.Conv1d(2, 3, 3, stride=2, padding=2, dilation=2), (2, 7)),
+    "three dimensions": (nn.Conv3d(2, 2, 2, padding=1, groups=2), (2, 2, 3, 2)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(name):
+    layer, shape = CONVOLUTIONS[name]
+    torch.manual_seed(0)
+    layer = layer.double()
+    layer.reset_parameters()
+    x = torch.randn(4, *shape, dtype=torch.float64)
+    model = nn.Sequential(layer, nn.Tanh(), nn.Flatten(), nn.Linear(layer(x).flatten(1).shape[1], 3).double())
+    check_blocks(model, F.cross_entropy, (x, torch.tensor([0, 1, 2, 1])), {"0": True, "3": True})
+    if layer.bias is not None:
+        check_all(model, F.cross_entropy, (x, torch.tensor([0, 1, 2, 1])))
+
+
+def check_all(model, loss_fn, batch, covered=True):
+    """parameters="all": the blocks of biases and norms, too, under their parameters' names."""
+    blocks = hl.layer_blocks(model, loss_fn, batch, parameters="all")
+    traces = hl.layer_traces(model, loss_fn, batch, parameters="all")
+    norms = hl.layer_norms(model, loss_fn, batch, parameters="all")
+    spectra = hl.layer_spectra(model, loss_fn, batch, k=3, rtol=1e-6, parameters="all")
+    assert list(blocks) == list(norms) == [name for name, p in model.named_parameters() if p.requires_grad]
+    for name, block in blocks.items():
+        dense = dense_gauss_newton(model, loss_fn, batch, [name])
+        if covered:
+            assert isinstance(block, LayerBlock), name
+        torch.testing.assert_close(dense_of(block), dense, rtol=1e-8, atol=1e-11)
+        scale = dense.abs().max().item()
+        assert traces[name] == pytest.approx(dense.trace().item(), rel=1e-9, abs=1e-11 * scale)
+        true = torch.linalg.eigvalsh(dense).abs().sort(descending=True).values
+        assert norms[name] == pytest.approx(true[0].item(), rel=1e-5, abs=1e-13)
+        values, bounds = spectra[name]
+        assert 1 <= len(values) == len(bounds) <= 3
+        assert all(min(abs(true - abs(v))) <= b + 1e-9 * true[0] for v, b in zip(values, bounds))
+
+
+NORMS = {
+    "layer": (nn.LayerNorm((2, 3)), (2, 3)), "layer without bias": (nn.LayerNorm(3, bias=False), (2, 3)),
+    "root mean square": (nn.RMSNorm(3), (2, 3)), "group": (nn.GroupNorm(2, 4), (4, 3)),
+    "batch": (nn.BatchNorm1d(2).eval(), (2, 3)), "batch of features": (nn.BatchNorm1d(3).eval(), (3,)),
+    "batch of pictures": (nn.BatchNorm2d(2).eval(), (2, 2, 2)),
+    "instance": (nn.InstanceNorm1d(2, affine=True), (2, 4)),
+}
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norms_and_biases(name):
+    layer, shape = NORMS[name]
+    torch.manual_seed(0)
+    x = torch.randn(5, *shape, dtype=torch.float64)
+    width = x[0].numel()
+    model = nn.Sequential(nn.Flatten(), nn.Linear(width, width), nn.Tanh(), nn.Unflatten(1, shape), layer, nn.SiLU(),
+                          nn.Flatten(), nn.Linear(width, 3)).double()
+    with torch.no_grad():
+        for p in layer.parameters():
+            p.normal_()
+    check_all(model, F.cross_entropy, (x, torch.tensor([0, 1, 2, 1, 0])))
+
+
+class Words(nn.Module):
+    def __init__(self, **options):
+        super().__init__()
+        self.table, self.last = nn.Embedding(9, 3, **options), nn.Linear(3, 2)
+
+    def forward(self, words):
+        return self.last(torch.tanh(self.table(words)).sum(1) + self.table(words[:, 0]))
+
+
+@pytest.mark.parametrize("options, covered", [({}, True), ({"padding_idx": 2}, True),
+                                              ({"scale_grad_by_freq": True}, False)])
+def test_embeddings(options, covered):
+    torch.manual_seed(0)
+    model = Words(**options).double()
+    batch = torch.tensor([[0, 2, 2, 7], [1, 1, 0, 3], [8, 2, 0, 7]]), torch.tensor([0, 1, 1])
+    if covered:  # torch's own scaled gradient is not that of the loss, so there is no dense truth
+        check_blocks(model, F.cross_entropy, batch, {"table": True, "last": True})
+        check_all(model, F.cross_entropy, batch)
+        matrix = torch.randn(27, 5, dtype=torch.float64)
+        block = hl.layer_blocks(model, F.cross_entropy, batch)["table"]
+        torch.testing.assert_close(block.matmat(matrix), dense_of(block) @ matrix)
+    else:
+        assert not isinstance(hl.layer_blocks(model, F.cross_entropy, batch)["table"], LayerBlock)
+
+
+def test_a_sparse_embedding_has_the_same_block():
+    batch = torch.tensor([[0, 2, 2, 7], [1, 1, 0, 3]]), torch.tensor([0, 1])
+    found = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        model = Words(sparse=sparse)
+        found.append([hl.layer_norms(model, F.cross_entropy, batch, norm=norm) for norm in ("spectral", "gradient")])
+    assert found[0] == found[1]
+
+
+def test_small_memory_gives_the_same_blocks():
+    model, x, _ = _special("convolution")
+    arguments = model.double(), F.cross_entropy, (x, torch.tensor([0, 1, 1, 0, 1]))
+    for name, block in hl.layer_blocks(*arguments).items():
+        small = hl.layer_blocks(*arguments, memory=1)[name]
+        matrix = torch.randn(block.shape[0], 3, dtype=torch.float64)
+        torch.testing.assert_close(small.matmat(matrix, memory=1), block.matmat(matrix))
+        torch.testing.assert_close(small.frobenius(memory=1), block.frobenius())
+
+
+def test_a_parametrized_weight_is_refused():
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(3, 2)))
+    with pytest.raises(ValueError, match="remove_parametrizations"):
+        hl.layer_norms(model, F.cross_entropy, (torch.randn(4, 3), torch.zeros(4).long()))
+
+
+@pytest.mark.parametrize("name", ["sequence", "convolution", "shared", "samples meet"])
+def test_a_loader_gives_what_one_batch_gives(name):
+    model, x, _ = _special(name)
+    model.double()
+    t = torch.tensor([0, 1, 1, 0, 1])
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, t), batch_size=2)
+    whole = (x, t)
+    if name == "samples meet":  # then batches are not parts of a whole: the loader's own mean counts
+        parts = [dense_gauss_newton(model, F.cross_entropy, part, ["early.weight"]) for part in loader]
+        dense = sum(len(part[0]) / 5 * d for part, d in zip(loader, parts))
+        torch.testing.assert_close(dense_of(hl.layer_blocks(model, F.cross_entropy, loader)["early"]), dense)
+        return
+    for question in (hl.layer_traces, hl.layer_norms):
+        assert question(model, F.cross_entropy, loader) == pytest.approx(
+            question(model, F.cross_entropy, whole), rel=1e-7)
+    for norm in ("frobenius", "gradient"):
+        assert hl.layer_norms(model, F.cross_entropy, loader, norm=norm) == pytest.approx(
+            hl.layer_norms(model, F.cross_entropy, whole, norm=norm), rel=1e-7)
+    with pytest.raises(ValueError, match="batch 1 of the loader.*labels"):
+        hl.layer_norms(model, F.cross_entropy, [whole, (x, t + 5)])
+    with pytest.raises(ValueError, match="no batch"):
+        hl.layer_norms(model, F.cross_entropy, [])
+
+
+# Losses other than those with closed forms
 
 def _saturating(z, t):
     """Not convex: a bounded (Geman-McClure) error."""

@@ -125,7 +125,7 @@ def test_frozen_parameters_are_left_out(build):
     assert operator.names == [n for n, _ in model.named_parameters() if n != "layers.0.weight"]
     dense = DENSE[build.__name__][1]
     torch.testing.assert_close(dense_of(operator), dense(model, loss_fn, batch))
-    with pytest.raises(ValueError, match="'layers.0' is frozen"):
+    with pytest.raises(ValueError, match="layers.0.weight is frozen"):
         build(model, loss_fn, batch, layer="layers.0")
     for p in model.parameters():
         p.requires_grad_(False)
@@ -257,6 +257,162 @@ MEASURES = [hl.hessian, hl.gauss_newton, hl.layer_blocks, hl.layer_norms, hl.lay
 def test_bad_input(measure, arguments, error, message):
     with pytest.raises(error, match=message):
         measure(*arguments())
+
+
+# Mini-batches, chunks of columns, other forms of the same operator
+
+def _loader(batch, size):
+    return torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*batch), batch_size=size)
+
+
+@pytest.mark.parametrize("layer", [None, "layers.1", "layers.0.bias", ("layers.0", "layers.2")])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("kind", DENSE)
+def test_a_loader_gives_what_one_batch_gives(kind, loss, layer):
+    """Uneven batches: 5 samples by twos."""
+    build = DENSE[kind][0]
+    model, loss_fn, batch = problem("tanh", loss)
+    whole, parts = build(model, loss_fn, batch, layer), build(model, loss_fn, _loader(batch, 2), layer)
+    assert parts.shape == whole.shape and parts.names == whole.names and parts.samples == 5
+    torch.testing.assert_close(parts.loss, whole.loss)
+    torch.testing.assert_close(parts.gradient, whole.gradient)
+    torch.testing.assert_close(dense_of(parts), dense_of(whole), rtol=1e-9, atol=1e-11)
+    matrix = torch.randn(whole.shape[1], 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(parts.matmat(matrix), whole.matmat(matrix), rtol=1e-9, atol=1e-11)
+    if layer != ("layers.0", "layers.2"):
+        torch.testing.assert_close(hl.top_eigenvalues(parts)[0], hl.top_eigenvalues(whole)[0], rtol=1e-5, atol=0)
+
+
+def test_a_list_of_batches_is_a_loader_and_bad_loaders_are_refused():
+    model, loss_fn, (x, t) = problem()
+    parts = [(x[:2], t[:2]), (x[2:], t[2:])]
+    torch.testing.assert_close(dense_of(hl.hessian(model, loss_fn, parts)),
+                               dense_of(hl.hessian(model, loss_fn, (x, t))))
+    with pytest.raises(ValueError, match="no batch"):
+        hl.hessian(model, loss_fn, [])
+    with pytest.raises(TypeError, match="read only once"):
+        hl.hessian(model, loss_fn, iter(parts))
+    with pytest.raises(ValueError, match="batch 1 of the loader: labels"):
+        hl.hessian(model, loss_fn, [parts[0], (x, t + 7)])
+    with pytest.raises(ValueError, match="batch 0 of the loader: the batch is empty"):
+        hl.hessian(model, loss_fn, [(x[:0], t[:0])])
+    operator = hl.hessian(model, loss_fn, parts)
+    model.layers[0].weight.data.mul_(2)  # .data hides it from the version that operators check
+    with pytest.raises(ValueError, match="data changed between two passes"):
+        operator @ _vectors(operator, 0)
+    hl.init_(model, "he")
+    with pytest.raises(RuntimeError, match="build a new one"):
+        operator @ _vectors(operator, 0)
+
+
+def test_a_loader_whose_order_is_shuffled_is_fine_and_one_that_loses_samples_is_not():
+    model, loss_fn, batch = problem(samples=9)
+    data = torch.utils.data.TensorDataset(*batch)
+    shuffled = torch.utils.data.DataLoader(data, batch_size=2, shuffle=True, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(dense_of(hl.hessian(model, loss_fn, shuffled)),
+                               dense_of(hl.hessian(model, loss_fn, batch)))
+    shrinking = [torch.utils.data.DataLoader(data, batch_size=2, sampler=range(n)) for n in (9, 7)]
+
+    class Losing:
+        def __iter__(self):
+            return iter(shrinking.pop(0))
+
+    operator = hl.hessian(model, loss_fn, Losing())
+    with pytest.raises(ValueError, match="9 samples.*then 7"):
+        operator @ _vectors(operator, 0)
+
+
+@pytest.mark.parametrize("memory", [1, 10_000, 2**30])
+@pytest.mark.parametrize("build", [hl.hessian, hl.gauss_newton])
+def test_chunks_of_columns(build, memory):
+    operator = build(*problem())
+    v = _vectors(operator, 0, 7)
+    torch.testing.assert_close(operator.matmat(v, memory=memory), torch.stack([operator @ c for c in v.T], 1))
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_gradient_and_loss_of_the_batch(kind):
+    model, loss_fn, batch = problem()
+    operator = DENSE[kind][0](model, loss_fn, batch)
+    loss = loss_fn(model(batch[0]), batch[1])
+    torch.testing.assert_close(operator.loss, loss.detach())
+    expected = torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(model.parameters()))])
+    torch.testing.assert_close(operator.gradient, expected)
+
+
+def test_scipys_view():
+    from scipy.sparse.linalg import eigsh
+    operator = hl.hessian(*problem())
+    view, v = operator.as_scipy(), _vectors(operator, 0, 3)
+    assert view.shape == operator.shape and view.dtype == "float64"
+    torch.testing.assert_close(torch.from_numpy(view @ v.numpy()), operator.matmat(v))
+    torch.testing.assert_close(torch.from_numpy(view.T @ v[:, 0].numpy()), operator @ v[:, 0])
+    largest = eigsh(view, k=1, which="LM", return_eigenvectors=False)
+    torch.testing.assert_close(torch.from_numpy(largest), hl.top_eigenvalues(operator, rtol=1e-6)[0])
+    rectangle = hl.hessian(*problem(), layer=("layers.0", "layers.1")).as_scipy()
+    assert (rectangle @ torch.ones(rectangle.shape[1]).double().numpy()).shape == (rectangle.shape[0],)
+
+
+def test_blocks_of_biases_by_name():
+    arguments = problem()
+    operator = hl.hessian(*arguments, layer="layers.1.bias")
+    torch.testing.assert_close(dense_of(operator), dense_hessian(*arguments, ["layers.1.bias"]))
+
+
+def test_a_model_that_is_one_layer():
+    model = nn.Linear(3, 2).double()
+    batch = X.double(), Y
+    for name, block in hl.layer_blocks(model, F.cross_entropy, batch).items():
+        torch.testing.assert_close(dense_of(block), dense_of(hl.gauss_newton(model, F.cross_entropy, batch, layer=name)))
+
+
+def test_a_sparse_embedding_has_no_second_gradient():
+    model = nn.Sequential(nn.Embedding(5, 3, sparse=True), nn.Flatten(), nn.Linear(6, 2))
+    batch = torch.tensor([[0, 1], [2, 3]]), torch.tensor([0, 1])
+    with pytest.raises(ValueError, match="sparse=False"):
+        hl.hessian(model, F.cross_entropy, batch)
+
+
+CLOSED = {
+    "cross-entropy": (F.cross_entropy, Y), "smoothed": (nn.CrossEntropyLoss(label_smoothing=0.3), Y),
+    "squared error": (nn.MSELoss(), torch.randn(5, 2)), "logistic": (nn.BCEWithLogitsLoss(), torch.rand(5, 2)),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_closed_forms_are_what_autograd_finds(name):
+    loss_fn, targets = CLOSED[name]
+    targets = targets.double() if targets.is_floating_point() else targets
+    model = _net().double()
+    assert hl.losses.closed_form(loss_fn, model(X.double()), targets)
+    closed = dense_of(hl.gauss_newton(model, loss_fn, (X.double(), targets)))
+    general = dense_of(hl.gauss_newton(model, lambda z, t: loss_fn(z, t), (X.double(), targets)))
+    torch.testing.assert_close(closed, general)
+
+
+@pytest.mark.parametrize("loss_fn", [
+    nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3])), nn.CrossEntropyLoss(reduction="sum"),
+    nn.CrossEntropyLoss(ignore_index=1), nn.BCEWithLogitsLoss(pos_weight=torch.tensor([2.0, 1])),
+    lambda z, t: F.cross_entropy(z, t)], ids=["weight", "sum", "ignored", "pos_weight", "function"])
+def test_other_losses_have_no_closed_form(loss_fn):
+    assert hl.losses.closed_form(loss_fn, torch.zeros(5, 2), Y) is None
+
+
+@pytest.mark.parametrize("saturated, error", [(False, 1e-5), (True, 1e-4)])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+@pytest.mark.parametrize("kind", DENSE)
+def test_float32_error(kind, activation, saturated, error):
+    """Products in single precision, by the length of the difference. Saturated: logits of size 100, whose
+    own rounding moves the small probabilities by 1e-5."""
+    model, loss_fn, batch = problem(activation, sizes=(20, 30, 4, 5), samples=40)
+    if not saturated:
+        hl.init_(model, "forward", generator=torch.Generator().manual_seed(0))
+    exact = DENSE[kind][0](model, loss_fn, batch)
+    assert (exact.loss > 5) == (saturated and activation != "tanh")
+    v = _vectors(exact, 0)
+    expected = exact @ v
+    found = DENSE[kind][0](model.float(), loss_fn, (batch[0].float(), batch[1])) @ v.float()
+    assert torch.linalg.vector_norm(found - expected) <= error * torch.linalg.vector_norm(expected)
 
 
 @pytest.mark.parametrize("extra", [nn.Dropout(0.5), nn.BatchNorm1d(4)])

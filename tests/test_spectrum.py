@@ -77,6 +77,26 @@ def test_multiples_of_the_identity(a):
     assert (bounds <= 1e-5).all()
 
 
+@given(st.integers(1, 30), st.integers(0, 10 ** 6), st.data())
+def test_eigenpairs_have_the_residuals_they_report(size, seed, data):
+    a = symmetric(size, seed)
+    k = data.draw(st.integers(1, size))
+    values, vectors, bounds = hl.top_eigenpairs(Matrix(a), k, 1e-4, torch.Generator().manual_seed(seed))
+    assert vectors.shape == (size, k)
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(k, dtype=a.dtype), rtol=0, atol=1e-9)
+    residuals = torch.linalg.vector_norm(a @ vectors - vectors * values, dim=0)
+    torch.testing.assert_close(residuals, bounds, rtol=1e-6, atol=1e-10 * float(a.abs().max()))
+
+
+def test_random_vectors_are_agreed_on():
+    """An operator spread over processes has them all start from the same vectors."""
+    a = Matrix(symmetric(20, 0))
+    a.agree = lambda x: torch.ones_like(x)
+    assert hl.trace(a)[0] == pytest.approx(float(a.matrix.sum()))
+    plain = hl.top_eigenvalues(Matrix(a.matrix), start=torch.ones(20, dtype=torch.float64))
+    assert torch.equal(hl.top_eigenvalues(a)[0], plain[0])
+
+
 def test_few_products_for_a_separated_eigenvalue(generator):
     a = Matrix(symmetric(300, 0, [50.0] + [i / 299 for i in range(299)]))
     values, bounds = hl.top_eigenvalues(a, rtol=1e-3, generator=generator)
