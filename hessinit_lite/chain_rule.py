@@ -458,11 +458,16 @@ def _normalized(block):
 
 
 def _largest(block, k, rtol):
+    """`(values, bounds)` of the k largest eigenvalues in magnitude, or all of a block with fewer."""
+    if block.shape[0] <= 128:  # small enough to be formed: exact, repeated eigenvalues included
+        dense = block.matmat(torch.eye(block.shape[0], dtype=block.dtype, device=block.device))
+        values = torch.linalg.eigvalsh(dense)
+        values = values[values.abs().argsort(descending=True)[:k]]
+        return values, torch.full_like(values, torch.finfo(values.dtype).eps * float(len(dense))) * values[0].abs()
     operator = block.gram() if isinstance(block, LayerBlock) else block
     # A fixed start: the same model and batch give the same number.
     generator = torch.Generator(block.device).manual_seed(0)
-    k = min(k, operator.shape[0])
-    return top_eigenvalues(operator, k, rtol=rtol, generator=generator)
+    return top_eigenvalues(operator, min(k, operator.shape[0]), rtol=rtol, generator=generator)
 
 
 def layer_traces(model, loss_fn, batch, parameters="weights"):
@@ -478,14 +483,18 @@ def layer_traces(model, loss_fn, batch, parameters="weights"):
 def layer_spectra(model, loss_fn, batch, k=5, rtol=1e-4, parameters="weights"):
     """{layer name: (values, bounds)} of the k largest eigenvalues of its Gauss-Newton block.
 
-    Lists of floats as `top_eigenvalues` returns them, largest magnitude first; fewer than k for a block
-    of fewer samples times classes. Errors as `layer_blocks`, and ValueError for k < 1.
+    Lists of floats as `top_eigenvalues` returns them, largest magnitude first, fewer than k for a block
+    that has fewer. Repeated eigenvalues may be missed in blocks of more than 128 weights. Errors as
+    `layer_blocks`, and ValueError for k < 1.
     """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
     spectra = {}
     for name, block in layer_blocks(model, loss_fn, batch, parameters).items():
         block, size = _normalized(block)
-        found = torch.stack([*_largest(block, k, rtol), size.expand(min(k, block.shape[0]))]).tolist()
-        spectra[name] = tuple([x * unit * unit for x, unit in zip(row, found[2])] for row in found[:2])
+        values, bounds = _largest(block, k, rtol)
+        values, bounds, size = torch.stack([values, bounds, size.expand_as(values)]).tolist()
+        spectra[name] = tuple([x * s * s for x, s in zip(row, size)] for row in (values, bounds))
     return spectra
 
 

@@ -6,7 +6,7 @@ import torch
 
 import hessinit_lite as hl
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # tiny tensors: a second thread would only cost
 # No deadline: the first example of a test pays for torch's warm-up. Fixed examples: same run, same result.
 hypothesis.settings.register_profile("book", deadline=None, max_examples=25, derandomize=True)
 hypothesis.settings.load_profile("book")
