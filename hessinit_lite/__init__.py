@@ -3,9 +3,9 @@
 from . import figures
 from .architectures import EfficientNet, GoogLeNet, LeNet5, ResNet18, SkipGram, TinyTransformer
 from .chain_rule import layer_blocks, layer_norms, layer_spectra, layer_traces
+from .corpus import Corpus, docstrings, draw_negatives, text8
 from .curvature import gauss_newton, hessian
-from .data import (Corpus, Data, DataUnavailable, cifar10, digits, docstrings, draw_negatives,
-                   fashion_mnist, mnist, text8)
+from .data import Data, DataUnavailable, cifar10, digits, fashion_mnist, mnist
 from .explore import explore
 from .losses import output_curvature
 from .models import ACTIVATIONS, MLP, weight_layers

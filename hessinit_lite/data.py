@@ -5,23 +5,15 @@ folder that the environment variable HESSINIT_DATA names, else in the user's cac
 must match the official checksums.
 """
 
-import ast
 import gzip
 import hashlib
 import io
 import os
 import pickle
-import re
 import struct
 import tarfile
 import warnings
-import zipfile
 import zlib
-from collections import defaultdict
-from functools import lru_cache
-from importlib import metadata
-from importlib.util import find_spec
-from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,9 +22,7 @@ import pooch
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-from tqdm.auto import tqdm
 
-from .models import check_generator, check_sizes
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MNIST_MD5 = {
@@ -61,10 +51,6 @@ CIFAR10_MD5 = {
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
     "test_batch": "40351d587109b95175f43aff81a1287e",
 }
-# Not official: what several unrelated projects pin. (The well-known 3bea1919949baf155f99411df5fada7e
-# belongs to the text inside.)
-TEXT8_URL = "http://mattmahoney.net/dc/text8.zip"
-TEXT8_MD5 = "f26f94c5209bc6159618bad4a559ff81"
 
 
 class DataUnavailable(RuntimeError):
@@ -281,164 +267,3 @@ def cifar10(allow_unverified=False, standardize=True):
         notes.append(f"{len(train_x):,} training pictures")
     name = f"cifar10 ({', '.join(notes)})" if notes else "cifar10"
     return _as_data(name, train_x, train_y, test_x, test_y, standardize, white=255)
-
-
-class Corpus(NamedTuple):
-    """A text as numbers: `words[tokens[i]]` is its i-th word, `counts[v]` how often `words[v]` occurs.
-
-    `tokens` is [T], `counts` [V], both int64 and on one device; the most frequent word is number 0.
-    """
-
-    name: str
-    tokens: torch.Tensor
-    words: list
-    counts: torch.Tensor
-
-    def to(self, device):
-        """The same corpus on `device`."""
-        return self._replace(tokens=self.tokens.to(device), counts=self.counts.to(device))
-
-    def subsample(self, threshold=1e-3, generator=None):
-        """The corpus without many of its frequent words (Mikolov et al. 2013, eq. 5).
-
-        A word that is the fraction f of the text is kept with probability min(1, sqrt(threshold/f)).
-        `counts` stay those of the full text: negatives are drawn by them. Raises ValueError for a
-        threshold that is not positive.
-        """
-        check_generator(generator, self.tokens)
-        if not threshold > 0:
-            raise ValueError(f"threshold must be positive, got {threshold!r}")
-        keep = (threshold * self.counts.sum() / self.counts).sqrt()[self.tokens]
-        chance = torch.rand(keep.shape, generator=generator, device=keep.device)
-        return self._replace(tokens=self.tokens[chance < keep])
-
-    def skip_gram_pairs(self, size, window=5, generator=None):
-        """`size` random pairs `(center [size], context [size])`, 1 to `window` words apart.
-
-        Position, distance and side are uniform; a center has a whole window on both sides. Raises
-        ValueError for a size or window below 1, or a text shorter than 2 window + 1 words.
-        """
-        check_generator(generator, self.tokens)
-        check_sizes(size=size, window=window)
-        places = len(self.tokens) - 2 * window
-        if places < 1:
-            raise ValueError(f"window must be below half the text's {len(self.tokens)} words, "
-                             f"got {window}")
-        options = dict(generator=generator, device=self.tokens.device)
-        center = torch.randint(window, window + places, (size,), **options)
-        distance = torch.randint(1, window + 1, (size,), **options)
-        side = 2 * torch.randint(2, (size,), **options) - 1
-        return self.tokens[center], self.tokens[center + side * distance]
-
-    def batch(self, size, window=5, negatives=5, generator=None, dtype=None):
-        """A batch for `SkipGram`: `(inputs [size, 2 + negatives], targets [size, 1 + negatives])`.
-
-        Inputs are a word, one from its context and random others; targets 1, 0, ..., 0 in `dtype`,
-        which should be the model's (torch's default if None). Errors as `skip_gram_pairs`.
-        """
-        check_sizes(negatives=negatives)
-        center, context = self.skip_gram_pairs(size, window, generator)
-        others = draw_negatives(self.counts, (size, negatives), generator)
-        inputs = torch.cat([center[:, None], context[:, None], others], dim=1)
-        targets = torch.zeros(size, 1 + negatives, dtype=dtype, device=inputs.device)
-        targets[:, 0] = 1
-        return inputs, targets
-
-
-def draw_negatives(counts, shape, generator=None, power=0.75):
-    """Random words [*shape], word v with probability ∝ counts[v]^power (Mikolov et al. 2013).
-
-    On the device of `counts`. A pair's true context may be among them, as rarely as chance has it.
-    """
-    check_generator(generator, counts)
-    draws = torch.Size(shape).numel()
-    weights = counts.to(torch.get_default_dtype()) ** power
-    return torch.multinomial(weights, draws, replacement=True, generator=generator).view(shape)
-
-
-def _as_corpus(name, pieces, min_count):
-    """Corpus of the words in `pieces`, an iterable of lists of words; rare words are left out."""
-    ids = defaultdict(count().__next__)  # a new word gets the next number
-    tokens = np.concatenate([np.zeros(0, np.int64)] + [
-        np.fromiter((ids[word] for word in words), np.int64, len(words)) for words in pieces])
-    counts, words = np.bincount(tokens, minlength=len(ids)), list(ids)
-    kept = sorted(np.flatnonzero(counts >= min_count).tolist(), key=lambda i: (-counts[i], words[i]))
-    if not kept:
-        raise ValueError(f"no word of {name} occurs {min_count} times: lower min_count")
-    renumbered = np.full(len(words), -1)
-    renumbered[kept] = np.arange(len(kept))
-    tokens = renumbered[tokens]
-    return Corpus(name, torch.from_numpy(tokens[tokens >= 0]), [words[i] for i in kept],
-                  torch.from_numpy(counts[kept]))
-
-
-@lru_cache
-def docstrings(packages=("numpy", "scipy", "sklearn"), min_count=5):
-    """A `Corpus` of technical English: the docstrings of installed packages, about a million words.
-
-    Needs no network: the book's default text. The source files are parsed, not imported, in the order
-    of their names, without tests and without the code examples (`>>>`); words are runs of the letters
-    a-z in lower case, and those that occur fewer than `min_count` times are left out. The text
-    follows the installed versions, which the corpus names. Takes seconds; a repeated call does not.
-
-    Raises ValueError for a package that is not installed, or where no word is frequent enough.
-    """
-    files = []
-    for package in packages:
-        spec = find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise ValueError(f"no package called {package!r} is installed")
-        root = Path(spec.submodule_search_locations[0])
-        paths = ((path.relative_to(root), path) for path in root.rglob("*.py"))
-        files += [path for inside, path in sorted(paths) if not {"test", "tests"} & {*inside.parts}]
-    pieces = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about other people's code
-        for path in tqdm(files, desc="docstrings", leave=False, delay=1):
-            for text in _docstrings(ast.parse(path.read_bytes())):
-                prose = re.sub(r"(?m)^\s*(>>>|\.\.\. ).*$", "", text)
-                pieces.append(re.findall("[a-z]+", prose.lower()))
-    names = metadata.packages_distributions()  # sklearn comes with scikit-learn
-    versions = (f"{p} {metadata.version(names[p][0])}" if p in names else p for p in packages)
-    return _as_corpus(f"docstrings of {', '.join(versions)}", pieces, min_count)
-
-
-def _docstrings(node):
-    """The docstrings of `node`, a part of a syntax tree, and of what it defines."""
-    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-        yield ast.get_docstring(node, clean=False) or ""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.stmt):  # expressions, most of a tree, define nothing
-            yield from _docstrings(child)
-
-
-def _read_text8():
-    path = _fetch(TEXT8_URL, cache_folder() / "text8", TEXT8_MD5, "hessinit_lite.docstrings()")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.read("text8").decode("ascii")
-    except (OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no zip archive of text8 ({error}): delete it and run again to "
-                         "download it") from error
-
-
-def _split(text, length=10**6):
-    """The words of `text` in lists of about `length` characters: one list of all would be large."""
-    start = 0
-    while start < len(text):
-        end = text.find(" ", start + length)
-        end = len(text) if end < 0 else end
-        yield text[start:end].split()
-        start = end
-
-
-def text8(min_count=5):
-    """text8 (Mahoney 2011): a cleaned Wikipedia up to 10⁸ letters, 17 million words, as a `Corpus`.
-
-    Looked for in `cache_folder()/text8`, else downloaded. The MD5 sum that is checked is the one that
-    several projects pin, not one that the author publishes. Words that occur fewer than `min_count`
-    times are left out.
-
-    Raises DataUnavailable when it is neither there nor downloadable, ValueError for a broken file.
-    """
-    return _as_corpus("text8", _split(_read_text8()), min_count)

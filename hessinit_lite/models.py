@@ -6,7 +6,6 @@ Notation (chapter "Notation"): layer k computes u = W z + b and passes z' = f(u)
 `depth` counts weight matrices.
 """
 
-import torch
 from torch import nn
 
 #: name -> module class. "linear" is the identity: the deep linear net of chapters 1 and 2.

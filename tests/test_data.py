@@ -14,6 +14,7 @@ import torch
 from torch.nn import functional as F
 
 import hessinit_lite as hl
+from hessinit_lite import corpus as corpus_module
 from hessinit_lite import data as data_module
 
 
@@ -142,8 +143,8 @@ def test_the_real_mnist():
     ("fashion_mnist", "digits"), ("cifar10", "digits"), ("text8", "docstrings")])
 def test_the_error_without_a_network_names_the_right_default(load, offline, tmp_path, monkeypatch):
     monkeypatch.setenv("HESSINIT_DATA", str(tmp_path))
-    for url in ("FASHION_MNIST_URL", "CIFAR10_URL", "TEXT8_URL"):
-        monkeypatch.setattr(data_module, url, "http://127.0.0.1:9/file.gz")
+    for module, url in ((data_module, "FASHION_MNIST_URL"), (data_module, "CIFAR10_URL"), (corpus_module, "TEXT8_URL")):
+        monkeypatch.setattr(module, url, "http://127.0.0.1:9/file.gz")
     with pytest.raises(hl.DataUnavailable, match=rf"could not download.*hessinit_lite.{offline}\(\)"):
         getattr(hl, load)()
 
@@ -312,7 +313,7 @@ def test_the_cifar10_at_hand():
 
 def tiny_corpus():
     """A text of three words and a rare one."""
-    return data_module._as_corpus("tiny", 50 * [["a", "b", "c", "a", "b", "rare"]] + [["b", "once"]], 2)
+    return corpus_module._as_corpus("tiny", 50 * [["a", "b", "c", "a", "b", "rare"]] + [["b", "once"]], 2)
 
 
 def test_a_corpus_numbers_words_by_frequency_and_drops_rare_ones():
@@ -322,7 +323,7 @@ def test_a_corpus_numbers_words_by_frequency_and_drops_rare_ones():
     assert torch.equal(corpus.tokens.bincount(), corpus.counts)
     assert corpus.tokens.dtype == corpus.counts.dtype == torch.int64
     with pytest.raises(ValueError, match="no word of tiny occurs 9 times: lower min_count"):
-        data_module._as_corpus("tiny", [["a"]], 9)
+        corpus_module._as_corpus("tiny", [["a"]], 9)
 
 
 @pytest.mark.parametrize("window", [1, 2])
@@ -368,7 +369,7 @@ def test_negatives_follow_the_flattened_frequencies(generator):
 
 
 def test_subsampling_thins_the_frequent_words(generator):
-    corpus = data_module._as_corpus("two", [["often"] * 99_000 + ["seldom"] * 1000], 1)
+    corpus = corpus_module._as_corpus("two", [["often"] * 99_000 + ["seldom"] * 1000], 1)
     thinned = corpus.subsample(0.01, generator)
     often, seldom = thinned.tokens.bincount().tolist()
     assert seldom == 1000 and often == pytest.approx(99_000 * (0.01 / 0.99) ** 0.5, rel=0.05)
@@ -448,7 +449,7 @@ def text8_zip(tmp_path, monkeypatch):
 
 
 def test_text8_is_read_after_a_warning_about_its_checksum(text8_zip):
-    with pytest.warns(UserWarning, match=f"text8.zip has MD5 .*{data_module.TEXT8_MD5}") as warned:
+    with pytest.warns(UserWarning, match=f"text8.zip has MD5 .*{corpus_module.TEXT8_MD5}") as warned:
         corpus = hl.text8(min_count=2)
     assert warned[0].filename == __file__
     assert corpus.words == ["abuse", "of"] and corpus.tokens.tolist() == [1, 0, 1, 0, 1, 0]
@@ -457,7 +458,7 @@ def test_text8_is_read_after_a_warning_about_its_checksum(text8_zip):
 @pytest.mark.parametrize("length", [1, 5, 19, 10**6])
 def test_splitting_a_text_loses_no_word(length):
     text = " anarchism originated as a term of abuse"
-    pieces = list(data_module._split(text, length))
+    pieces = list(corpus_module._split(text, length))
     assert sum(pieces, []) == text.split() and (len(pieces) > 1) == (length < 20)
 
 
