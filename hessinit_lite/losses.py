@@ -67,8 +67,8 @@ def output_product(loss_fn, outputs, targets):
 def output_curvature(loss_fn, outputs, targets):
     """Factors of H_z: `(S [C, N, K], signs [C, N])` with D²_{z_n} L = Σ_c signs_cn S_cn S_cnᵀ.
 
-    For the cross-entropy S = (diag √p − p √pᵀ)/√N, so S Sᵀ = (diag p − p pᵀ)/N; where there is no
-    closed form, from an eigenvalue decomposition per sample. outputs: [N, K].
+    C = K columns, for the cross-entropy one fewer, since its H_z = (diag p − p pᵀ)/N has rank K − 1.
+    Where there is no closed form, from an eigenvalue decomposition per sample. outputs: [N, K].
 
     Raises ValueError for a loss that couples samples (its H_z has no per-sample blocks) or that
     cannot be differentiated twice.
@@ -76,15 +76,18 @@ def output_curvature(loss_fn, outputs, targets):
     samples, classes = outputs.shape
     z = outputs.detach()
     kind = closed_form(loss_fn, z, targets)
-    if kind == "cross-entropy":
-        p = F.softmax(z, dim=1)
-        top = p.argmax(1, keepdim=True)
-        # 1 − p, of the likeliest class as the sum of the others: where p is near 1 the digits would cancel.
-        rest = (1 - p).scatter(1, top, p.scatter(1, top, 0.0).sum(1, keepdim=True))
-        root = (p / samples).sqrt()
-        s = -root[:, :, None] * p[:, None, :]
-        s.diagonal(dim1=1, dim2=2).copy_(root * rest)
-        return s.transpose(0, 1), z.new_ones(classes, samples)
+    if kind == "cross-entropy" and classes > 1:
+        # H_z = D (I − q qᵀ) D / N with q = √p a unit vector and D = diag q. The Householder reflection that
+        # takes q to −e_j turns the projector into K − 1 columns; with j the likeliest class no digits cancel.
+        q = F.softmax(z, dim=1).sqrt()
+        j, rows = q.argmax(1), torch.arange(samples, device=z.device)
+        v = q.clone()
+        v[rows, j] += 1
+        s = -v[:, :, None] * v[:, None, :] / v[rows, j][:, None, None]  # [N, c, K]
+        s.diagonal(dim1=1, dim2=2).add_(1)
+        s[rows, j] = s[:, -1].clone()  # column j is left out
+        s = s[:, :-1] * q[:, None, :] / samples ** 0.5
+        return s.transpose(0, 1), z.new_ones(classes - 1, samples)
     if kind is not None:
         product, _ = output_product(loss_fn, outputs, targets)
         s = torch.diag_embed(product(torch.ones_like(z)).sqrt())
