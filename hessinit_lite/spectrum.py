@@ -1,6 +1,6 @@
 """Questions to a symmetric operator: its largest eigenvalues, trace, norm and density.
 
-An operator is anything with `.shape`, `.dtype`, `.device`, `@` and, for the trace, `.matmat`.
+An operator is anything with `.shape`, `.dtype`, `.device`, `@` and, but for eigenvalues, `.matmat`.
 """
 
 import math
@@ -142,50 +142,53 @@ def frobenius_norm(operator, samples=32, generator=None):
     return norm, error / (2 * torch.where(norm > 0, norm, torch.ones_like(norm)))
 
 
-def spectral_density(operator, steps=32, samples=8, generator=None):
+def spectral_density(operator, steps=32, samples=8, generator=None, memory=2**30):
     """Stochastic Lanczos quadrature: `(nodes, weights)`, both [samples, steps], weights of a row sum to 1.
 
     For any smooth f, the mean over the rows of Σ weights · f(nodes) estimates trace f(A) / P: the
     density of the eigenvalues is the sum of all weights at their nodes (Golub & Meurant 2010; Ubaru,
     Chen & Saad 2017). A Krylov space that is exhausted early fills its row with weights 0.
 
-    Raises ValueError for fewer than 1 step or sample.
+    memory: bytes for the bases, steps · P numbers a sample; samples that fit run side by side, with one
+    `operator.matmat` a step. Raises ValueError for fewer than 1 step or sample.
     """
     if steps < 1 or samples < 1:
         raise ValueError(f"steps and samples must be at least 1, got {steps} and {samples}")
     steps = min(steps, operator.shape[0])
-    nodes = torch.zeros(samples, steps, dtype=operator.dtype, device=operator.device)
-    weights = torch.zeros_like(nodes)
-    for row, start in enumerate(_signs(operator, samples, generator).T):
-        diagonal, off_diagonal = _tridiagonal(operator, start, steps)
-        t = torch.diag(diagonal) + torch.diag(off_diagonal, 1) + torch.diag(off_diagonal, -1)
-        values, vectors = torch.linalg.eigh(t)
-        nodes[row], weights[row] = values, vectors[0] ** 2
-    return nodes, weights
+    starts = _signs(operator, samples, generator)
+    chunk = max(1, memory // (steps * starts[:, 0].numel() * starts.element_size()))
+    found = [_tridiagonal(operator, part, steps) for part in starts.split(chunk, dim=1)]
+    diagonal, off_diagonal = (torch.cat(parts) for parts in zip(*found))
+    t = torch.diag_embed(diagonal) + torch.diag_embed(off_diagonal, 1) + torch.diag_embed(off_diagonal, -1)
+    nodes, vectors = torch.linalg.eigh(t)
+    return nodes, vectors[:, 0] ** 2
 
 
-def _tridiagonal(operator, start, steps):
-    """Lanczos' diagonals of `operator` from `start`: [steps], [steps - 1]; nothing leaves the device.
+def _tridiagonal(operator, starts, steps):
+    """Lanczos' diagonals from each column of `starts` [P, K]: [K, steps], [K, steps - 1].
 
-    Where the Krylov space is exhausted the next vector is zero, and so is the rest of the matrix:
-    these nodes 0 have weight 0.
+    Nothing leaves the device. Where a Krylov space is exhausted the next vector is zero, and so is the
+    rest of the matrix: these nodes 0 have weight 0.
     """
-    basis = torch.zeros(steps, len(start), dtype=operator.dtype, device=operator.device)
-    basis[0] = start / torch.linalg.vector_norm(start)
-    diagonal, off_diagonal = [], []
-    tiny = torch.finfo(operator.dtype).eps * math.sqrt(len(start))
+    size, columns = starts.shape
+    basis = starts.new_zeros(columns, steps, size)
+    basis[:, 0] = (starts / torch.linalg.vector_norm(starts, dim=0)).T
+    diagonal, off_diagonal = starts.new_zeros(columns, steps), starts.new_zeros(columns, steps - 1)
+    tiny = torch.finfo(starts.dtype).eps * math.sqrt(size)
     for k in range(steps):
-        w = operator @ basis[k]
-        size = torch.linalg.vector_norm(w)
-        diagonal.append(torch.dot(basis[k], w))
+        w = operator.matmat(basis[:, k].T).T
+        length = torch.linalg.vector_norm(w, dim=1)
+        diagonal[:, k] = (basis[:, k] * w).sum(1)
+        if k + 1 == steps:
+            break
+        span = basis[:, :k + 1]
         for _ in range(2):
-            w = w - basis[:k + 1].T @ (basis[:k + 1] @ w)
-        beta = torch.linalg.vector_norm(w)
-        beta = torch.where(beta > tiny * size, beta, torch.zeros_like(beta))
-        if k + 1 < steps:
-            off_diagonal.append(beta)
-            basis[k + 1] = torch.where(beta > 0, w / beta, torch.zeros_like(w))
-    return torch.stack(diagonal), torch.stack(off_diagonal) if off_diagonal else start.new_empty(0)
+            w = w - torch.einsum("jk,jkp->jp", torch.einsum("jkp,jp->jk", span, w), span)
+        beta = torch.linalg.vector_norm(w, dim=1)
+        beta = torch.where(beta > tiny * length, beta, torch.zeros_like(beta))
+        off_diagonal[:, k] = beta
+        basis[:, k + 1] = torch.where(beta > 0, w.T / beta, torch.zeros_like(w.T)).T
+    return diagonal, off_diagonal
 
 
 def gradient_quotient(operator, gradient):

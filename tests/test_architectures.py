@@ -129,3 +129,21 @@ def test_an_embedding_is_scaled_and_not_drawn():
     before = model.embed.weight.clone()
     hl.init_(model, "he")
     assert torch.equal(model.embed.weight, before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("net", NETS)
+def test_cuda_gives_the_same_answers(net):
+    """Norms, traces, spectra and densities, from one seed on each device."""
+    found = []
+    for device in ("cpu", "cuda"):
+        model, loss_fn, batch = tiny(net, "cross_entropy", True)
+        arguments = model.to(device), loss_fn, tuple(x.to(device) for x in batch)
+        found.append([hl.layer_norms(*arguments, parameters="all"), hl.layer_traces(*arguments, parameters="all"),
+                      hl.layer_norms(*arguments, norm="frobenius"), hl.layer_norms(*arguments, norm="gradient")])
+        operator = hl.hessian(*arguments)
+        v = torch.ones(operator.shape[0], 3, dtype=torch.float64, device=device)
+        found[-1].append(operator.matmat(v).cpu())
+    for on_cpu, on_cuda in zip(*(answers[:-1] for answers in found)):
+        assert on_cuda == pytest.approx(on_cpu, rel=1e-6)
+    torch.testing.assert_close(found[1][-1], found[0][-1])

@@ -224,6 +224,13 @@ def test_a_density_of_few_distinct_eigenvalues_ends_early(generator):
     assert float(weights.sum(1).min()) == pytest.approx(1)
 
 
+def test_a_density_in_little_memory_is_the_same():
+    a = Matrix(symmetric(20, 3))
+    all_at_once, one_by_one = (hl.spectral_density(a, 8, 5, torch.Generator().manual_seed(0), memory=memory)
+                               for memory in (2**30, 1))
+    torch.testing.assert_close(one_by_one, all_at_once)
+
+
 def test_a_density_of_zero():
     nodes, weights = hl.spectral_density(Matrix(torch.zeros(5, 5)), 3, 2)
     assert torch.equal(nodes, torch.zeros(2, 3)) and torch.allclose(weights.sum(1), torch.ones(2))
