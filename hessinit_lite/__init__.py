@@ -1,6 +1,6 @@
 """Initialization and curvature of deep networks, small enough to read. See README.md."""
 
-from . import figures
+from . import figures, parallel
 from .architectures import EfficientNet, GoogLeNet, LeNet5, ResNet18, SkipGram, TinyTransformer
 from .chain_rule import layer_blocks, layer_norms, layer_spectra, layer_traces
 from .corpus import Corpus, docstrings, draw_negatives, text8
@@ -14,6 +14,8 @@ from .schemes import SCHEMES, init_
 from .spectrum import (frobenius_norm, gradient_quotient, spectral_density, top_eigenpairs,
                        top_eigenvalues, trace)
 from .training import Run, accuracy, sweep, train
-from .variance import dropout_factor, gain, gradient_profile, second_moments, variance_profile
+from .variance import (FixedPoint, correlation_map, correlation_profile, cross_moments, dropout_factor,
+                       edge_of_chaos, fixed_point, fluctuation_profile, gain, gradient_profile,
+                       second_moments, variance_profile)
 
 __version__ = "0.1.0"

@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from .chain_rule import layer_blocks, layer_gradients, layer_norms
 from .curvature import gauss_newton, hessian
 from .data import digits
-from .models import MLP, weight_layers
+from .models import MLP, activation_module, weight_layers
 from .principle import hessian_init_
 from .schemes import init_
-from .spectrum import spectral_density
-from .variance import gain, gradient_profile, variance_profile
+from .spectrum import spectral_density, top_eigenvalues
+from .variance import (correlation_map, correlation_profile, fluctuation_profile, gain, gradient_profile,
+                       variance_profile)
 
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 
@@ -293,4 +294,329 @@ def density(depth, activation, width=24, seed=0, steps=30, samples=2):
     axes.set(xlabel="eigenvalue / largest magnitude (ratio)", ylabel="density of eigenvalues",
              title=f"{activation}, depth {depth}: largest magnitude {largest:.2g}", ylim=(1e-4, 100))
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
+    return figure
+
+
+def gradient_dependence(depth, activation, width=64, seed=0, nets=5, samples=128):
+    """What the dependence of the loss gradient on the weights, and among its components, amounts to.
+
+    Digits, cross-entropy, float64, scheme "forward". Left: mean square of dL/du over its prediction
+    (`gradient_profile`, which assumes independence), relative to the last layer, with each net's own
+    loss gradient and with the gradient of another net drawn independently; median and range over the
+    nets. Right: root mean square of the correlation between two components of dL/du over the samples;
+    dotted: what independent components would show, 1/√samples.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs, targets = digits().batch(samples, generator)
+    inputs, shown = inputs.double(), _some_layers(depth)
+    drawn = []  # (pre-activations of the layers shown, loss gradient) of every net
+    for _ in range(nets):
+        model = init_(MLP(64, width, depth, 10, activation=activation).double(), "forward", generator=generator)
+        signals = []
+        for layer in model.layers:
+            layer.register_forward_hook(lambda _, __, u: signals.append(u))
+        outputs = model(inputs)
+        drawn.append(([signals[k - 1] for k in shown], F.softmax(outputs.detach(), 1) - F.one_hot(targets, 10)))
+
+    square = gain(activation) ** 2
+    signal = variance_profile(activation, depth, square, input_variance=float(inputs.square().mean()) / square)
+    predicted = torch.tensor(gradient_profile(activation, signal, square))
+    predicted[:-1] *= 10 / width  # the last layer's fan-out is 10
+    ratios, sizes = torch.empty(2, nets, len(shown)), torch.empty(nets, len(shown))
+    for i, (signals, own) in enumerate(drawn):
+        for j, entering in enumerate((own, drawn[i - 1][1])):
+            gradients = torch.autograd.grad(signals[-1], signals, entering, retain_graph=True)
+            squares = torch.stack([g.square().mean() for g in gradients])
+            ratios[j, i] = squares / squares[-1] / predicted[shown - 1]
+            if j == 0:
+                sizes[i] = torch.stack([_rms_correlation(g) for g in gradients])
+
+    figure, (left, right) = _axes(2)
+    left.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    for ratio, label, color, marker in ((ratios[0], "own loss gradient", ORANGE, "o"),
+                                        (ratios[1], "another net's", BLUE, "s")):
+        left.fill_between(shown, ratio.amin(0), ratio.amax(0), color=color, alpha=0.25, linewidth=0)
+        left.semilogy(shown, ratio.median(0).values, marker + "-", color=color, markersize=4, label=label)
+    left.set(title=f"{activation}, depth {depth}", xlabel="layer (1 = first)", ylim=(0.02, 50),
+             ylabel="mean square of dL/du\nmeasured / predicted (ratio)")
+    right.axhline(samples ** -0.5, color="black", linewidth=0.8, linestyle=":")
+    right.fill_between(shown, sizes.amin(0), sizes.amax(0), color=GREEN, alpha=0.25, linewidth=0)
+    right.plot(shown, sizes.median(0).values, "^-", color=GREEN, markersize=4)
+    right.set(title="components", xlabel="layer (1 = first)", ylim=(0, 1),
+              ylabel="rms correlation of\ntwo components of dL/du")
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
+    return figure
+
+
+def _rms_correlation(columns):
+    """Root mean square of the correlations between different columns of [N, d]; constant ones left out."""
+    centred = columns - columns.mean(0)
+    size = torch.linalg.vector_norm(centred, dim=0)
+    unit = centred[:, size > 0] / size[size > 0]
+    r, d = unit.T @ unit, unit.shape[1]
+    return ((r.square().sum() - d) / (d * (d - 1))).sqrt()
+
+
+def jacobian_products(depth, activation, width=32, seed=0, samples=8):
+    """Theorem 7 by layer: the two products of Jacobians (left), the norm and its bound (right).
+
+    Digits, cross-entropy, float64, no biases; the scheme "forward" with 0.8, 1 and 1.25 times its
+    standard deviation. Left: ‖F‖² / ‖x‖², the forward product on the inputs (solid), and
+    ‖Γ‖² / ‖S‖², the transposed backward product on the root S of the loss's curvature (dashed), in
+    squared Frobenius norms over the samples. Right: ‖H_w(k)‖ (solid) and the mean over the samples
+    of ‖J_n-1 … J_k+1 A‖² ‖H_z‖ ‖J_k-1 … J_0‖² ‖x‖² (dashed).
+    """
+    shown = _some_layers(depth, most=9)
+    figure, (left, right) = _axes(2, height=3.6)
+    for factor, color, marker in ((0.8, ORANGE, "v"), (1.0, BLUE, "o"), (1.25, PURPLE, "^")):
+        generator = torch.Generator().manual_seed(seed)
+        model = MLP(64, width, depth, 10, activation=activation, bias=False).double()
+        init_(model, "forward", generator=generator, factor=factor)
+        inputs, targets = digits().batch(samples, generator)
+        inputs, signals = inputs.double(), []
+        hooks = [layer.register_forward_hook(lambda _, args, u: signals.append((args[0], u)))
+                 for layer in model.layers]
+        outputs = model(inputs)
+        for hook in hooks:
+            hook.remove()
+        zs, us = zip(*signals)
+        # Rows of the backward products times A, for every unit output at once: [K, N, d_k+1].
+        units = torch.eye(10, dtype=outputs.dtype)[:, None].expand(-1, samples, -1)
+        backward = torch.autograd.grad(outputs, us, units, is_grads_batched=True, retain_graph=True)
+        slopes = [torch.autograd.grad(z.sum(), u, retain_graph=True)[0] for z, u in zip(zs[1:], us)]
+        product = torch.eye(64, dtype=outputs.dtype).expand(samples, -1, -1)
+        forward = [product]
+        for slope, layer in zip(slopes, model.layers):
+            forward.append(slope[:, :, None] * (layer.weight.detach() @ product))
+            product = forward[-1]
+        for k, layer in enumerate(model.layers):
+            layer.weight.requires_grad_(k + 1 in shown)
+        batch, loss_fn = (inputs, targets), F.cross_entropy
+        blocks = layer_blocks(model, loss_fn, batch).values()
+        norms = list(layer_norms(model, loss_fn, batch, rtol=1e-2).values())
+        root = list(blocks)[-1].curvature[:, :, 0].transpose(0, 1)  # S / √N: [N, C, K]
+        sizes, curvature = inputs.square().sum(1), torch.linalg.matrix_norm(root, 2) ** 2
+        signal, gradient, bounds = [], [], []
+        for k, block in zip(shown - 1, blocks):
+            signal.append(float(block.inputs.square().sum() / sizes.sum()))
+            gradient.append(float(block.curvature.square().sum() / root.square().sum()))
+            behind = torch.linalg.matrix_norm(backward[k].transpose(0, 1), 2) ** 2
+            before = torch.linalg.matrix_norm(forward[k], 2) ** 2
+            bounds.append(float((before * behind * sizes * curvature).sum()))
+        style = dict(color=color, marker=marker, markersize=4)
+        left.semilogy(shown, signal, **style, label=f"{factor:g} × the forward scale")
+        left.semilogy(shown, gradient, "--", **style, markerfacecolor="none")
+        right.semilogy(shown, norms, **style)
+        right.semilogy(shown, bounds, "--", color=color)
+    figure.suptitle(f"{activation}, depth {depth}")
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    left.set(title="products: forward —, backward - -", xlabel="layer (1 = first)",
+             ylabel="mean square (ratio)")
+    right.set(title="norm —, bound of Theorem 7 - -", xlabel="layer (1 = first)",
+              ylabel="‖H_w(k)‖ (loss per unit step²)")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
+    return figure
+
+
+def fluctuations(depth, activation, width=24, seed=0, nets=200):
+    """How the mean square of the signal, and of the gradient, differs from net to net.
+
+    N(0, 1) input, equal widths, scheme "forward", float64. Left: log10 of u's mean square; median,
+    the band that holds 80 % of the nets, and dashed the mean-field prediction. Right: variance over the nets
+    of the logarithm of the signal's mean square (with its prediction, `fluctuation_profile`, where
+    that is below 100) and of the gradient's, relative to the last layer.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    f, square = activation_module(activation), gain(activation) ** 2
+    z = torch.randn(nets, width, 1, dtype=torch.float64, generator=generator)
+    z = z / z.square().mean(1, keepdim=True).sqrt()
+    signals = []
+    for k in range(depth):
+        w = torch.randn(nets, width, width, dtype=torch.float64, generator=generator)
+        w *= ((square if k else 1.0) / width) ** 0.5
+        signals.append((w @ z).requires_grad_() if k == 0 else w @ z)
+        z = f(signals[-1])
+    entering = torch.randn(signals[-1].shape, dtype=torch.float64, generator=generator)
+    gradients = torch.autograd.grad(signals[-1], signals, entering)
+    shown = _some_layers(depth)
+    signal, gradient = (torch.stack([t.detach().square().mean((1, 2)) for t in tensors])[shown - 1]
+                        for tensors in (signals, gradients))
+    spreads = signal.log().var(1), (gradient / gradient[-1]).log().var(1)
+
+    figure, (left, right) = _axes(2)
+    low, middle, high = (signal.log10().quantile(p, dim=1) for p in (0.1, 0.5, 0.9))
+    left.fill_between(shown, low, high, color=BLUE, alpha=0.25, linewidth=0)
+    left.plot(shown, middle, "o-", color=BLUE, markersize=4)
+    mean_field = torch.tensor(variance_profile(activation, depth, square, input_variance=1 / square))
+    left.plot(shown, mean_field[shown - 1].log10(), "--", color="black", linewidth=1)
+    left.set(title=f"{activation}, depth {depth}, width {width}", xlabel="layer (1 = first)",
+             ylabel="log10 of the mean square of u",
+             ylim=(min(-2.0, 1.05 * float(low.min())), max(2.0, 1.05 * float(high.max()))))
+    left.xaxis.get_major_locator().set_params(integer=True)
+    predicted = torch.tensor(fluctuation_profile(activation, depth, width, square, input_variance=1 / square))
+    predicted = torch.where(predicted < 100, predicted, torch.nan)[shown - 1]
+    right.plot(shown, spreads[0], "o", color=BLUE, markersize=4, label="signal")
+    right.plot(shown, predicted, color=BLUE, linewidth=1.2, label="signal, predicted")
+    right.plot(shown, spreads[1], "s", color=ORANGE, markersize=4, label="gradient")
+    right.set(title=f"spread over {nets} nets", xlabel="layer (1 = first)",
+              ylabel="variance of log(mean square)")
+    right.xaxis.get_major_locator().set_params(integer=True)
+    right.set_ylim(0, max(0.5, 1.15 * float(torch.stack(spreads).max())))
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
+    return figure
+
+
+def correlations(depth, activation, width=64, seed=0, nets=20):
+    """Whether two inputs stay apart: the correlation map, and its iteration in real nets.
+
+    Scheme "forward", no biases, float64. Left: the map at unit variance, with the paths of two pairs
+    of inputs through the first layers, at most 12. Right: correlation of the pre-activations of two
+    inputs by layer, for three cosines of the inputs: predictions (lines), and real nets (mean, and
+    the band that holds 80 % of them).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    f, square = activation_module(activation), gain(activation) ** 2
+    cosines, colors = (0.0, 0.5, 0.9), (BLUE, ORANGE, GREEN)
+    basis = torch.linalg.qr(torch.randn(nets, width, 2, dtype=torch.float64, generator=generator)).Q
+    one, other = basis.unbind(2)
+    z = torch.stack([one] + [c * one + (1 - c * c) ** 0.5 * other for c in cosines], 2) * width ** 0.5
+    measured = []
+    for k in range(depth):
+        w = torch.randn(nets, width, width, dtype=torch.float64, generator=generator)
+        u = w @ z * ((square if k else 1.0) / width) ** 0.5
+        measured.append(torch.cosine_similarity(u[:, :, :1], u[:, :, 1:], dim=1))
+        z = f(u)
+    shown = _some_layers(depth)
+    measured = torch.stack(measured)[shown - 1]  # [layers, nets, cosines]
+    predicted = [correlation_profile(activation, depth, c, square, input_variance=1 / square) for c in cosines]
+
+    figure, (left, right) = _axes(2, height=3.4)
+    grid = torch.linspace(0, 1, 21)
+    left.plot((0, 1), (0, 1), ":", color="black", linewidth=0.8)
+    left.plot(grid, [correlation_map(activation, float(c)) for c in grid], color=PURPLE)
+    for j in (0, 2):
+        path = torch.tensor(predicted[j][:12])
+        left.plot(path.repeat_interleave(2)[:-1], path.repeat_interleave(2)[1:], color=colors[j], linewidth=1)
+    left.set(title=f"{activation}: map, slope {square / gain(activation, 'backward') ** 2:.2f} at 1",
+             xlabel="correlation c in one layer", ylabel="c in the next layer",
+             xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    for j, (c, color) in enumerate(zip(cosines, colors)):
+        right.fill_between(shown, *measured[..., j].quantile(torch.tensor([0.1, 0.9]).double(), dim=1), color=color,
+                           alpha=0.25, linewidth=0)
+        right.plot(shown, torch.tensor(predicted[j])[shown - 1], color=color, linewidth=1.2)
+        right.plot(shown, measured[..., j].mean(1), "o", color=color, markersize=4, label=f"inputs with cosine {c:g}")
+    right.set(title=f"depth {depth}, width {width}", xlabel="layer (1 = first)",
+              ylabel="correlation of two inputs", ylim=(-1.05, 1.05))
+    right.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
+    return figure
+
+
+def jacobian_spectrum(depth, activation, width=64, seed=0, nets=3):
+    """Singular values of the Jacobian from input to output, Gaussian against orthogonal weights.
+
+    Weights have the activation's forward gain at the variance q of the pre-activations, the random
+    inputs mean square q, for q = 1 (solid) and 0.01 (dashed); no biases, float64. Left: all singular
+    values of one net, largest first, over their root mean square; below 1e-4 they are drawn there.
+    Right: the relative variance of their squares up to a layer, median and range over the nets.
+    Dynamical isometry is 1 on the left and 0 on the right.
+    """
+    shown = _some_layers(depth).tolist()
+    ranks = torch.linspace(0, width - 1, min(width, 33)).round().long()
+    figure, (left, right) = _axes(2, height=3.6)
+    for scheme, label, color, marker in (("lecun", "Gaussian", ORANGE, "o"),
+                                         ("orthogonal", "orthogonal", BLUE, "s")):
+        for q, style in ((1.0, "-"), (0.01, "--")):
+            generator, g = torch.Generator().manual_seed(seed), gain(activation, variance=q)
+            spreads = torch.empty(nets, len(shown))
+            for net in range(nets):
+                model = MLP(width, width, depth, width, activation=activation, bias=False).double()
+                init_(model, scheme, generator=generator, factor=g)
+                with torch.no_grad():  # no activation comes before the first layer: gain 1
+                    model.layers[0].weight.div_(g)
+                z = torch.randn(width, dtype=torch.float64, generator=generator)
+                z *= (q / z.square().mean()).sqrt()
+                product = torch.eye(width, dtype=torch.float64)
+                for k, layer in enumerate(model.layers):
+                    product = layer.weight.detach() @ product
+                    if k + 1 in shown:
+                        spreads[net, shown.index(k + 1)] = _spread_of_squares(product)
+                    u = layer(z).detach().requires_grad_()
+                    z = model.activation(u)
+                    if k < depth - 1:
+                        product = torch.autograd.grad(z.sum(), u)[0][:, None] * product
+                    z = z.detach()
+                if net == 0:
+                    values = torch.linalg.svdvals(product)
+                    values = (values / values.square().mean().sqrt()).clamp(min=1e-4)
+                    left.semilogy((ranks + 1) / width, values[ranks], style, color=color)
+            spreads = spreads.clamp(min=1e-5)
+            right.fill_between(shown, spreads.amin(0), spreads.amax(0), color=color, alpha=0.2, linewidth=0)
+            right.semilogy(shown, spreads.median(0).values, marker + style, color=color, markersize=4,
+                         label=f"{label}, q = {q:g}")
+    left.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    left.set(title=f"{activation}, depth {depth}", xlabel="rank / width (largest first)",
+             ylabel="singular value / rms (ratio)", ylim=(5e-5, 20), yticks=(1e-4, 1e-2, 1), xlim=(0, 1))
+    right.set(title="spread by layer", xlabel="layer (1 = first)", ylim=(5e-6, 2 * width),
+              yticks=(1e-4, 1e-2, 1, 100), ylabel="relative variance of\nsquared singular values")
+    for axes in (left, right):  # half of the drawing time
+        axes.minorticks_off()
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
+    return figure
+
+
+def _spread_of_squares(matrix):
+    """Var s² / (mean s²)² over the singular values s of a square matrix, without computing them."""
+    gram = matrix @ matrix.T
+    gram = gram / gram.diagonal().mean()
+    return gram.square().sum() / len(gram) - 1
+
+
+def shards(depth, activation, width=16, seed=0, samples=64):
+    """Hessian of all weights from 2, 4 and 8 shards of the data against all data at once.
+
+    Digits, scheme "forward", weights drawn in float32. Left: relative difference ‖(mean of the shards'
+    H) g − H g‖/‖H g‖ along the gradient g in float32 and float64, drawn at 1e-17 where it is smaller;
+    dotted: H g in float32 against float64 without shards. Right: the largest eigenvalue (by magnitude)
+    of each shard alone, float64, over that of all data.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model = init_(MLP(64, width, depth, 10, activation=activation), "forward", generator=generator)
+    inputs, targets = digits().batch(samples, generator)
+    counts, products, own = (2, 4, 8), {}, {}
+    figure, (left, right) = _axes(2)
+    for dtype, color, marker in ((torch.float32, ORANGE, "s"), (torch.float64, BLUE, "o")):
+        model.to(dtype)
+        batch = inputs.to(dtype), targets
+        whole = hessian(model, F.cross_entropy, batch)
+        vector = whole.gradient.float().to(dtype)
+        products[dtype] = product = whole @ vector
+        differences = []
+        for count in counts:
+            operators = [hessian(model, F.cross_entropy, part) for part in zip(*(x.chunk(count) for x in batch))]
+            mean = sum(operator @ vector for operator in operators) / count
+            differences.append(max(1e-17, float((mean - product).norm() / product.norm())))
+            own[count] = operators
+        left.loglog(counts, differences, marker + "-", color=color, label=f"shards, {str(dtype)[6:]}")
+    exact = products[torch.float64]
+    rounding = float((products[torch.float32] - exact).norm() / exact.norm())
+    left.axhline(rounding, color=ORANGE, linestyle=":", label="float32 against float64, no shards")
+    (value,), _ = top_eigenvalues(whole, rtol=1e-2, generator=generator)
+    for count, operators in own.items():
+        ratios = [float(top_eigenvalues(operator, rtol=1e-2, generator=generator)[0] / value)
+                  for operator in operators]
+        right.plot([count] * count, ratios, "o", color=GREEN, alpha=0.6)
+    right.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    for axes in (left, right):
+        axes.set_xscale("log")
+        axes.set_xticks(counts, [str(count) for count in counts])
+        axes.minorticks_off()
+    left.set(title=f"{activation}, depth {depth}: mean of shards", xlabel="shards", ylim=(5e-18, 1),
+             ylabel="relative difference of H g (ratio)")
+    right.set(title="each shard alone", xlabel="shards", ylabel="λ of shard / λ of all data (ratio)",
+              xlim=(1.7, 9.5))
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
     return figure

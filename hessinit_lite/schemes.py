@@ -19,6 +19,8 @@ SCHEMES = {
     "forward": "normal, Var w = g²/fan_in, g the activation's forward gain",
     "backward": "normal, Var w = g²/fan_out, g the activation's backward gain",
     "orthogonal": "random orthogonal rows or columns (Saxe et al. 2014)",
+    "delta_orthogonal": "convolutions: zero but for an orthogonal matrix at the kernel's centre "
+                        "(Xiao et al. 2018); dense layers: orthogonal",
     "torch": "what torch's own layers start with: uniform, Var w = 1/(3 fan_in), random biases",
     "normal": "normal with the standard deviation std=, the same in every layer",
     "lsuv": "orthogonal, then each layer scaled to unit output variance on batch= "
@@ -37,7 +39,11 @@ def init_(model, scheme, activation=None, generator=None, *, factor=1.0, dropout
     """Draw the weights of all dense and convolutional layers of `model` in place.
 
     model: torch.nn.Module. Weights stay on its device and in its dtype.
-    scheme: one of SCHEMES.
+    scheme: one of SCHEMES. "orthogonal" reads a convolution's weight as one matrix
+        [out, in · kernel], as torch does, and that keeps no norms; "delta_orthogonal" keeps them
+        exactly, group by group, at stride 1 with "same" or circular padding. Where a layer narrows
+        (out < in) no matrix keeps the norms of all inputs: rows are then orthonormal, which keeps
+        those of gradients instead.
     activation: name of the activation between the layers; read off the model if None. Only
         "forward" and "backward" depend on it. "forward" uses gain 1 in the first layer (no
         activation comes before it), "backward" in the last (none comes after).
@@ -89,6 +95,8 @@ def init_(model, scheme, activation=None, generator=None, *, factor=1.0, dropout
                 layer.weight.normal_(0.0, deviation[scheme] * scale, generator=generator)
             elif scheme == "torch":
                 layer.weight.uniform_(-bound, bound, generator=generator).mul_(scale)
+            elif scheme == "delta_orthogonal" and layer.weight.ndim > 2:
+                _delta_orthogonal_(layer, scale, generator)
             else:  # orthogonal, lsuv
                 nn.init.orthogonal_(layer.weight, gain=scale, generator=generator)
             if layer.bias is not None:
@@ -99,6 +107,19 @@ def init_(model, scheme, activation=None, generator=None, *, factor=1.0, dropout
     if scheme == "lsuv":
         _unit_output_variance_(model, layers, batch[0])
     return model
+
+
+def _delta_orthogonal_(layer, scale, generator):
+    """Algorithm 2 of Xiao et al. 2018 for every group of a convolution.
+
+    An even kernel has no centre: the tap left of the middle is the one that reads a pixel's own
+    place under torch's padding="same".
+    """
+    layer.weight.zero_()
+    groups = layer.weight.unflatten(0, (layer.groups, -1))  # [groups, out, in, kernel ...]
+    for kernel in groups:
+        centre = tuple((size - 1) // 2 for size in kernel.shape[2:])
+        nn.init.orthogonal_(kernel[(..., *centre)], gain=scale, generator=generator)
 
 
 def _unit_output_variance_(model, layers, inputs):

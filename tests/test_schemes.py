@@ -212,3 +212,72 @@ def test_weights_are_drawn_on_the_models_device():
         hl.init_(model, "he", generator=torch.Generator())
     hl.init_(model, "he", generator=torch.Generator("cuda").manual_seed(0))
     assert all(p.is_cuda for p in model.parameters())
+
+
+def _conv_norms(conv, inputs):
+    """Norms of the outputs and of the inputs, and of gradients that enter and leave, [N] each."""
+    inputs.requires_grad_()
+    outputs = conv(inputs)
+    entering = torch.randn(outputs.shape, dtype=outputs.dtype, generator=torch.Generator().manual_seed(1))
+    (leaving,) = torch.autograd.grad(outputs, inputs, entering)
+    return [torch.linalg.vector_norm(t.detach().flatten(1), dim=1) for t in (outputs, inputs, leaving, entering)]
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.5])
+@pytest.mark.parametrize("padding_mode", ["circular", "zeros"])
+@pytest.mark.parametrize("layer, d_in, d_out, options", [
+    (nn.Conv1d, 6, 6, dict(kernel_size=5)),
+    (nn.Conv2d, 6, 6, dict(kernel_size=3)),
+    (nn.Conv2d, 4, 10, dict(kernel_size=(3, 5))),
+    (nn.Conv2d, 10, 4, dict(kernel_size=3)),
+    (nn.Conv2d, 6, 6, dict(kernel_size=3, dilation=2)),
+    (nn.Conv2d, 6, 12, dict(kernel_size=3, groups=3)),
+    (nn.Conv2d, 12, 6, dict(kernel_size=3, groups=3)),
+    (nn.Conv2d, 8, 8, dict(kernel_size=3, groups=8)),
+    (nn.Conv2d, 6, 6, dict(kernel_size=1)),
+    (nn.Conv3d, 4, 4, dict(kernel_size=3)),
+])
+def test_delta_orthogonal_keeps_norms(layer, d_in, d_out, options, padding_mode, factor, generator):
+    """Of all inputs unless the layer narrows, of all gradients unless it widens; orthogonal does neither."""
+    conv = layer(d_in, d_out, padding="same", padding_mode=padding_mode, **options).double()
+    size = [6] * (conv.weight.ndim - 2)
+    x = torch.randn(5, d_in, *size, dtype=torch.float64, generator=generator)
+    hl.init_(conv, "delta_orthogonal", generator=generator, factor=factor)
+    forward, before, backward, entering = _conv_norms(conv, x)
+    kept = [torch.allclose(forward, factor * before), torch.allclose(backward, factor * entering)]
+    assert kept == [d_out >= d_in, d_out <= d_in]
+    if conv.weight[0, 0].numel() > 1:
+        hl.init_(conv, "orthogonal", generator=generator, factor=factor)
+        forward, before, backward, entering = _conv_norms(conv, x)
+        assert not torch.allclose(forward, factor * before)
+        assert not torch.allclose(backward, factor * entering)
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel lengths")
+@pytest.mark.parametrize("size", [2, 4])
+def test_delta_orthogonal_reads_its_own_pixel_under_an_even_kernel(size, generator):
+    conv = nn.Conv1d(3, 3, size, padding="same", bias=False).double()
+    hl.init_(conv, "delta_orthogonal", generator=generator)
+    (tap,) = conv.weight.abs().sum((0, 1)).nonzero().flatten().tolist()
+    pulse = torch.zeros(1, 3, 7, dtype=torch.float64)
+    pulse[0, :, 3] = 1
+    places = conv(pulse).abs().sum((0, 1)).nonzero().flatten().tolist()
+    assert places == [3] and conv.weight[:, :, tap].count_nonzero() == 9
+
+
+def test_delta_orthogonal_is_orthogonal_in_dense_layers():
+    drawn = []
+    for scheme in ("orthogonal", "delta_orthogonal"):
+        model = hl.init_(_mlp(), scheme, generator=torch.Generator().manual_seed(5), factor=1.3, dropout=0.5)
+        drawn.append(_copy(model))
+    assert all(torch.equal(drawn[0][n], drawn[1][n]) for n in drawn[0])
+
+
+def test_delta_orthogonal_draws_every_group_anew_and_uniformly(generator):
+    """The groups differ, and over many draws an entry has mean 0 and variance 1/d."""
+    conv = nn.Conv2d(400 * 4, 400 * 4, 3, groups=400)
+    hl.init_(conv, "delta_orthogonal", generator=generator)
+    centres = conv.weight[:, :, 1, 1].detach().unflatten(0, (400, 4))
+    assert len(centres.flatten(1).unique(dim=0)) == 400
+    assert centres.mean(0).abs().max() < 4 * (1 / 4 / 400) ** 0.5
+    assert centres.square().mean(0).sub(1 / 4).abs().max() < 4 * centres.square().std() / 20
