@@ -12,6 +12,7 @@ No rank waits for ever. A rank that meets an error takes part in the all-reduce 
 that it failed; then all raise, naming it. If a rank dies, the others raise RuntimeError.
 """
 
+import atexit
 import contextlib
 import datetime
 import math
@@ -49,7 +50,13 @@ def start(timeout=600.0):
         # Else torch's watchdog ends the process at the timeout, without an exception to read.
         os.environ.setdefault("TORCH_NCCL_BLOCKING_WAIT", "1")
     dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout))
+    atexit.register(_leave)  # else its threads may abort a process that ends in peace
     return device
+
+
+def _leave():
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def shard(batch):
