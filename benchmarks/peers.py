@@ -773,7 +773,8 @@ def write(results):
     OUT.mkdir(exist_ok=True)
     (OUT / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (OUT / "table.md").write_text(table(results))
-    for name, draw in ("costs", costs_figure), ("scaling", scaling_figure):
+    figures = {"costs": costs_figure, "scaling": scaling_figure}
+    for name, draw in figures.items() if results["scaling"] else [("costs", costs_figure)]:
         svg = _draw(lambda: draw(results), {}, "svg")
         (OUT / f"{name}.svg").write_text(svg.replace("currentColor", "#1f2328"))
         (OUT / f"{name}-dark.svg").write_text(svg.replace("currentColor", "#d6d9dd"))
