@@ -504,10 +504,11 @@ def correlations(depth, activation, width=64, seed=0, nets=20):
              xlabel="correlation c in one layer", ylabel="c in the next layer",
              xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     for j, (c, color) in enumerate(zip(cosines, colors)):
-        right.fill_between(shown, *measured[..., j].quantile(torch.tensor([0.1, 0.9]).double(), dim=1), color=color,
-                           alpha=0.25, linewidth=0)
+        band = measured[..., j].quantile(torch.tensor([0.1, 0.9], dtype=torch.float64), dim=1)
+        right.fill_between(shown, *band, color=color, alpha=0.25, linewidth=0)
         right.plot(shown, torch.tensor(predicted[j])[shown - 1], color=color, linewidth=1.2)
-        right.plot(shown, measured[..., j].mean(1), "o", color=color, markersize=4, label=f"inputs with cosine {c:g}")
+        right.plot(shown, measured[..., j].mean(1), "o", color=color, markersize=4,
+                   label=f"inputs with cosine {c:g}")
     right.set(title=f"depth {depth}, width {width}", xlabel="layer (1 = first)",
               ylabel="correlation of two inputs", ylim=(-1.05, 1.05))
     right.xaxis.get_major_locator().set_params(integer=True)
