@@ -1,5 +1,6 @@
 """The chapters: every cell runs, stored text is what comes out, and what is stored is clean."""
 
+import os
 import re
 import subprocess
 import sys
@@ -21,11 +22,12 @@ def is_live(cell):
     return "live" in cell.metadata.get("tags", [])
 
 
-def nbval(path, folder):
-    """nbval in lax mode: all cells must run, marked cells must print what is stored."""
+def nbval(path, folder, results):
+    """nbval in lax mode: all cells must run, marked cells must print what is stored; results are kept apart."""
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=900", "-q", "-p", "no:cacheprovider",
                "--rootdir", str(folder), str(path)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    environment = {**os.environ, "HESSINIT_RESULTS": str(results), "HESSINIT_SIZE": "quick"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
 def test_there_are_chapters():
@@ -33,8 +35,8 @@ def test_there_are_chapters():
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_nbval(path):
-    done = nbval(path, BOOK)
+def test_nbval(path, tmp_path):
+    done = nbval(path, BOOK, tmp_path)
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
 
 
@@ -47,13 +49,13 @@ def test_nbval_fails_when_a_stored_value_is_changed(tmp_path):
     notebook.cells = notebook.cells[:last + 1]
     copy = tmp_path / path.name
     nbformat.write(notebook, copy)
-    unchanged = nbval(copy, tmp_path)
+    unchanged = nbval(copy, tmp_path, tmp_path)
     assert unchanged.returncode == 0, unchanged.stdout
 
     output = notebook.cells[last].outputs[0]
     output.text = re.sub(r"\d", lambda digit: str((int(digit[0]) + 1) % 10), output.text, count=1)
     nbformat.write(notebook, copy)
-    changed = nbval(copy, tmp_path)
+    changed = nbval(copy, tmp_path, tmp_path)
     assert changed.returncode == 1 and "1 failed" in changed.stdout, changed.stdout
 
 

@@ -1,8 +1,11 @@
 """Run the chapters again and store their outputs: python book/_tools/run_notebooks.py [NAME ...]
 
 Cells tagged `live` need a running kernel, so no output is kept for them, and no widget state at all.
+Results go to the module's folder of stored results. With HESSINIT_SIZE=full the experiments have the
+paper's size, and only their results are kept: the chapters show the quick run.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -10,12 +13,16 @@ import nbformat
 from nbclient import NotebookClient
 
 BOOK = Path(__file__).resolve().parent.parent
+os.environ.setdefault("HESSINIT_RESULTS", str(BOOK.parent / "hessinit_lite" / "stored"))
+FULL = os.environ.get("HESSINIT_SIZE") == "full"
 
 
 def run(path):
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=1800, store_widget_state=False, coalesce_streams=True,
+    NotebookClient(notebook, timeout=None if FULL else 1800, store_widget_state=False, coalesce_streams=True,
                    resources={"metadata": {"path": BOOK}}).execute()
+    if FULL:
+        return
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # time stamps
