@@ -12,7 +12,7 @@ book: $(READY)
 	@echo "Open file://$(CURDIR)/_build/html/index.html"
 
 test: $(READY)
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations 15 tests
 
 notebooks: $(READY)
 	$(BIN)/python book/_tools/run_notebooks.py

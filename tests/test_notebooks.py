@@ -26,7 +26,8 @@ def nbval(path, folder, results):
     """nbval in lax mode: all cells must run, marked cells must print what is stored; results are kept apart."""
     command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=900", "-q", "-p", "no:cacheprovider",
                "--rootdir", str(folder), str(path)]
-    environment = {**os.environ, "HESSINIT_RESULTS": str(results), "HESSINIT_SIZE": "quick"}
+    # One thread: the tests run side by side, and the chapters' nets are small.
+    environment = {**os.environ, "HESSINIT_RESULTS": str(results), "HESSINIT_SIZE": "quick", "OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 

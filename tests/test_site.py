@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -23,10 +24,11 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no `chromium` on the p
 
 
 @pytest.fixture(scope="module")
-def site():
-    if not (HTML / "index.html").exists():
-        command = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(ROOT), "-W", "-n", "--keep-going"]
-        subprocess.run(command, check=True)
+def site(tmp_path_factory):
+    with FileLock(tmp_path_factory.getbasetemp().parent / "site.lock"):  # the tests run in several processes
+        if not (HTML / "index.html").exists():
+            command = [sys.executable, "-m", "jupyter_book.cli.main", "build", str(ROOT), "-W", "-n", "--keep-going"]
+            subprocess.run(command, check=True)
     return HTML.as_uri()
 
 
