@@ -28,10 +28,15 @@ SCHEMES = {
 }
 
 
-def fans(weight):
-    """(fan_in, fan_out) of a weight [out, in, ...]: inputs, outputs times the kernel's size."""
+def fans(layer):
+    """(fan_in, fan_out) of a dense or convolutional layer with weight [out, in / groups, kernel ...].
+
+    How many weights each output adds up, and how many outputs each input goes to (stride 1): inputs
+    and outputs of a group times the kernel's size. torch's own count of fan_out leaves the groups out.
+    """
+    weight, groups = layer.weight, getattr(layer, "groups", 1)
     kernel = weight[0, 0].numel()
-    return weight.shape[1] * kernel, weight.shape[0] * kernel
+    return weight.shape[1] * kernel, weight.shape[0] // groups * kernel
 
 
 def init_(model, scheme, activation=None, generator=None, *, factor=1.0, dropout=None, std=None,
@@ -69,7 +74,7 @@ def init_(model, scheme, activation=None, generator=None, *, factor=1.0, dropout
         raise ValueError("scheme 'lsuv' needs batch=(inputs, targets)")
     if activation is not None:
         activation_module(activation)  # refuses an unknown name, whatever the scheme
-    sizes = [fans(layer.weight) for layer in layers]  # refuses lazy layers
+    sizes = [fans(layer) for layer in layers]  # refuses lazy layers
     if scheme == "lsuv":
         with torch.no_grad():
             model(batch[0])  # refuses a batch that does not fit

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import hessinit_lite as hl
+from hessinit_lite.schemes import fans
 
 OPTIONS = {"normal": dict(std=0.05), "lsuv": dict(batch=(torch.randn(64, 200), None))}
 
@@ -70,6 +71,18 @@ def test_fans_of_a_convolution_count_the_kernel(generator):
     assert conv.weight.var().item() == pytest.approx(2 / (20 * 9), rel=4 * math.sqrt(2 / 7200))
     hl.init_(nn.Sequential(conv, nn.ReLU(), nn.Conv2d(40, 1, 1)), "backward", generator=generator)
     assert conv.weight.var().item() == pytest.approx(2 / (40 * 9), rel=4 * math.sqrt(2 / 7200))
+
+
+@pytest.mark.parametrize("groups", [1, 2, 8])
+def test_fans_of_a_grouped_convolution_count_its_weights(groups):
+    """Both by counting: weights per output, and outputs that one input reaches."""
+    conv = nn.Conv2d(8, 16, 3, padding=1, groups=groups, bias=False)
+    with torch.no_grad():
+        conv.weight.fill_(1.0)
+    inputs = torch.ones(1, 8, 7, 7, requires_grad=True)
+    outputs = conv(inputs)
+    outputs.sum().backward()
+    assert fans(conv) == (outputs[0, 0, 3, 3].item(), inputs.grad[0, 0, 3, 3].item())
 
 
 def test_the_torch_scheme_is_what_torch_draws():

@@ -49,7 +49,8 @@ def run_panels(version, extra_path):
     notebooks = sorted((ROOT / "book").glob("*.ipynb"))
     path = os.pathsep.join([*extra_path, str(ROOT)])
     command = [sys.executable, "-c", SCRIPT, version, *map(str, notebooks)]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
