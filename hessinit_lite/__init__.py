@@ -10,6 +10,7 @@ from .explore import explore
 from .losses import output_curvature
 from .models import ACTIVATIONS, MLP, weight_layers
 from .principle import InitReport, hessian_init_
+from .report import CurvatureReport, report
 from .results import Results
 from .schemes import SCHEMES, init_
 from .spectrum import (frobenius_norm, gradient_quotient, spectral_density, top_eigenpairs,

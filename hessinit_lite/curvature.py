@@ -98,11 +98,18 @@ class CurvatureOperator:
         """
         rows = check_vectors(self, matrix, 2).T
         self._check_weights()
-        chunk = max(1, int((memory or self._default_memory()) // self._column_bytes))
-        if chunk == 1:  # then there is nothing to batch
-            return torch.stack([self._apply(row, batched=False) for row in rows], dim=1)
-        found = [self._apply(part, batched=True) for part in rows.split(chunk)]
-        return (found[0] if len(found) == 1 else torch.cat(found)).T
+        memory = memory or self._default_memory()
+        chunk = int(memory // self._column_bytes)
+        if chunk > 1:
+            found = [self._apply(part, batched=True) for part in rows.split(chunk)]
+            return (found[0] if len(found) == 1 else torch.cat(found)).T
+        # Nothing to batch. Single columns lie scattered in memory: a few at a time are read faster.
+        found = matrix.new_empty(len(rows), self.shape[0])
+        few = max(1, int(memory // (self.shape[1] * matrix.element_size())))
+        for part, results in zip(rows.split(few), found.split(few)):
+            for row, result in zip(part.contiguous(), results):
+                result.copy_(self._apply(row, batched=False))
+        return found.T
 
     def _default_memory(self):
         return 2**25 if self.device.type == "cpu" else 2**30

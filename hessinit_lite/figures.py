@@ -622,3 +622,85 @@ def shards(depth, activation, width=16, seed=0, samples=64):
               xlim=(1.7, 9.5))
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
     return figure
+
+
+def misprints(depth, activation, width=64, seed=0, nets=3, samples=8, p=0.5):
+    """The signal with a correction of the weights' scale on the right side, and on the other one.
+
+    N(0, 1) inputs, equal widths, float64, the same draws for both. Left: standard deviation σ·g and σ/g
+    behind each activation, σ² = 1/width and g the forward gain (ReLU: √2; Corollary 13 of Skorski et
+    al. prints σ/√2). Right: the gain on the right side and inverted dropout with probability p on top,
+    in training mode, corrected by √(1-p) and, as Corollary 12 prints, by 1/√(1-p). Median and range of
+    the mean square of u over the nets.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    f, g, keep = activation_module(activation), gain(activation), (1 - p) ** 0.5
+    start = torch.randn(nets, samples, width, dtype=torch.float64, generator=generator)
+    factors, dropped = (g, 1 / g, g * keep, g / keep), (False, False, True, True)
+    signals, squares = [start] * 4, []
+    for layer in range(depth):
+        w = torch.randn(nets, width, width, dtype=torch.float64, generator=generator) / width ** 0.5
+        mask = (torch.rand(start.shape, generator=generator) >= p) / (1 - p)
+        if layer:
+            signals = [f(u) * factor * (mask if drop else 1)
+                       for u, factor, drop in zip(signals, factors, dropped)]
+        signals = [z @ w for z in signals]
+        squares.append(torch.stack([u.square().mean((1, 2)) for u in signals]))
+    shown = _some_layers(depth)
+    squares = torch.stack(squares)[shown - 1]  # [layers, 4, nets]
+    figure, panels = _axes(2)
+    for case, (axes, color, marker, label) in enumerate((
+            (panels[0], BLUE, "o", "right side"), (panels[0], ORANGE, "s", "wrong side, as printed"),
+            (panels[1], BLUE, "o", None), (panels[1], ORANGE, "s", None))):
+        found = squares[:, case]
+        axes.fill_between(shown, found.amin(1), found.amax(1), color=color, alpha=0.25, linewidth=0)
+        axes.semilogy(shown, found.median(1).values, marker + "-", color=color, markersize=4, label=label)
+    panels[0].set(title=f"{activation}, depth {depth}: σ·{g:.2f}, σ/{g:.2f}", xlabel="layer (1 = first)",
+                  ylabel="mean square of u (input = 1)")
+    panels[1].set(title=f"dropout {p:g}: ×√(1-p), /√(1-p)", xlabel="layer (1 = first)")
+    for axes in panels:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, 0.1), max(high, 10.0))  # a level line shall look level
+        axes.minorticks_off()  # half of the drawing time
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
+    return figure
+
+
+def approximation_error(depth, activation, width=24, seed=0, nets=3, samples=64):
+    """Relative error of Theorem 1 at four layers of dense nets and the last: along the gradient, and of the block.
+
+    Digits, cross-entropy, float64, scheme "forward"; H and G the layer's blocks of the Hessian and of
+    Gauss-Newton, ĝ its normalized gradient. Left: |ĝᵀ(H − G)ĝ| / |ĝᵀHĝ|. Right: ‖(H − G)s‖ / ‖Hs‖ for a
+    random sign vector s, which estimates ‖H − G‖_F / ‖H‖_F. Median and range over the nets; smaller values are
+    drawn at 1e-3, larger ones at 1e3.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model = MLP(64, width, depth, 10, activation=activation).double()
+    shown = _some_layers(depth, most=5)
+    errors = torch.empty(2, nets, len(shown))
+    for net in range(nets):
+        init_(model, "forward", generator=generator)
+        inputs, targets = digits().batch(samples, generator)
+        batch, loss_fn = (inputs.double(), targets), F.cross_entropy
+        for i, k in enumerate(shown):
+            h, g = (build(model, loss_fn, batch, layer=f"layers.{k - 1}") for build in (hessian, gauss_newton))
+            unit = h.gradient / torch.linalg.vector_norm(h.gradient)
+            full = h @ unit
+            errors[0, net, i] = torch.dot(unit, full - g @ unit).abs() / torch.dot(unit, full).abs()
+            signs = torch.empty_like(unit).bernoulli_(0.5, generator=generator) * 2 - 1
+            full = h @ signs
+            errors[1, net, i] = torch.linalg.vector_norm(full - g @ signs) / torch.linalg.vector_norm(full)
+    errors = errors.clamp(1e-3, 1e3)
+    figure, panels = _axes(2)
+    for axes, error, color, label in zip(panels, errors, (BLUE, ORANGE), (
+            "|ĝᵀ(H − G)ĝ| / |ĝᵀHĝ| (ratio)", "‖(H − G)s‖ / ‖Hs‖ (ratio)")):
+        axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
+        axes.fill_between(shown, error.amin(0), error.amax(0), color=color, alpha=0.25, linewidth=0)
+        axes.semilogy(shown, error.median(0).values, "o-", color=color, markersize=4)
+        axes.set(xlabel="layer (1 = first)", ylabel=label, ylim=(5e-4, 2e3))
+        axes.minorticks_off()
+        axes.xaxis.get_major_locator().set_params(integer=True)
+    panels[0].set_title(f"{activation}, depth {depth}: along the gradient")
+    panels[1].set_title("all directions")
+    return figure

@@ -46,7 +46,7 @@ assert ipywidgets.__version__.startswith(sys.argv[1]) and panels >= len(sys.argv
 
 
 def run_panels(version, extra_path):
-    notebooks = sorted((ROOT / "book").glob("*.ipynb"))
+    notebooks = [path for path in sorted((ROOT / "book").glob("*.ipynb")) if path.stem != "results"]
     path = os.pathsep.join([*extra_path, str(ROOT)])
     command = [sys.executable, "-c", SCRIPT, version, *map(str, notebooks)]
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}

@@ -1,37 +1,135 @@
-"""What the built site takes from its surroundings: the repository's address and MathJax.
+"""What the built site adds to the theme: addresses, MathJax, its 404 page, and images that load late.
 
-GITHUB_REPOSITORY ("owner/name", set by GitHub in every workflow) fills the repository and Colab
-buttons; without it those buttons are left out, so that no link points at someone else's repository.
-MathJax is copied out of the package sphinx-mathjax-offline: one file, so that the pages need no network.
+No address is written down anywhere. GITHUB_REPOSITORY ("owner/name", set by GitHub in every workflow)
+and GITHUB_SERVER_URL say where the book lives. They fill the buttons, the first cell of every notebook
+that the site shows or hands out, the sitemap and the social image. Without them all of these are left
+out, so that no link points at someone else's repository. BOOK_URL is for a book with a domain of its own.
 """
 
+import html
 import os
+import re
 import shutil
 from importlib.metadata import files
 from pathlib import Path
 
+import imagesize
+
 ASSETS = Path(__file__).parent.parent / "_assets"
+COLAB_BRANCH = "notebooks"  # written by the deploy workflow: main's notebooks have no address filled in
+NOT_FOUND = """
+<section><h1>This page is not here</h1>
+<p>The address may be old or mistyped. <a href="{home}">The book's first page</a> lists the chapters,
+and the <a href="search.html">search page</a> looks through all of them.</p></section>
+"""
 
 
-def fill_repository(app, config):
+def addresses(environment=os.environ):
+    """Where the repository and the hosted book are, both "" outside of a GitHub workflow.
+
+    Returns (repository, book): the first without a slash at its end, the second with one.
+    """
+    name, book = environment.get("GITHUB_REPOSITORY", ""), environment.get("BOOK_URL", "")
+    if not name:
+        return "", book and book.rstrip("/") + "/"
+    owner, repository = name.split("/")
+    server = environment.get("GITHUB_SERVER_URL", "https://github.com")
+    host = f"{owner.lower()}.github.io"
+    book = book or (f"https://{host}" if repository.lower() == host else f"https://{host}/{repository}")
+    return f"{server}/{name}", book.rstrip("/") + "/"
+
+
+def fill_repository(notebook, repository):
+    """The notebook's text (JSON) with the address from which its first cell installs the module."""
+    return notebook.replace(r"REPOSITORY = \"\"", rf"REPOSITORY = \"{repository}\"")
+
+
+def configure(app, config):
+    repository, book = addresses()
+    config.book_address = (repository, book)
     options = config.html_theme_options
-    name = os.environ.get("GITHUB_REPOSITORY")
-    if name:
-        options.update(
-            repository_url=f"https://github.com/{name}", use_repository_button=True, use_issues_button=True
-        )
-    else:
-        options.update(repository_url="", launch_buttons={})
+    if repository:
+        options.update(repository_url=repository, repository_provider="github", use_repository_button=True,
+                       use_issues_button=True, use_edit_page_button=True)
+    if not repository.startswith("https://github.com/"):  # Colab opens no other
+        options.update(launch_buttons={})
+    if book:
+        config.html_baseurl = config.ogp_site_url = book
+        config.sitemap_url_scheme = "{link}"
+        config.ogp_image = f"{book}_static/social.png"
+        config.ogp_image_alt = "The norm of each layer's Hessian block in a deep ReLU net under four initializations"
+        config.ogp_social_cards = {"enable": False}
 
 
 def copy_mathjax(app, config):
+    """MathJax out of the package sphinx-mathjax-offline: one file, so that the pages need no network."""
     (source,) = (f for f in files("sphinx-mathjax-offline") if f.name == "tex-svg.js")
     target = ASSETS / "mathjax" / "tex-svg.js"
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source.locate(), target)
 
 
+def fill_page(app, docname, source):
+    """The page shows the same first cell that its download has."""
+    if str(app.env.doc2path(docname)).endswith(".ipynb"):
+        source[0] = fill_repository(source[0], app.config.book_address[0])
+
+
+def colab_opens_filled_notebooks(app, pagename, templatename, context, doctree):
+    branch = app.config.html_theme_options.get("repository_branch", "main")
+    for group in context.get("header_buttons", []):
+        for button in group.get("buttons", []) if group.get("label") == "launch-buttons" else []:
+            button["url"] = button["url"].replace(f"/blob/{branch}/", f"/blob/{COLAB_BRANCH}/")
+
+
+def settle_images(app, pagename, templatename, context, doctree):
+    """Images load when they come near the screen, and nothing moves when they do: their size is written down."""
+    paths = {name: Path(app.srcdir) / path for path, name in app.builder.images.items()}
+
+    def settle(match):
+        tag = match[0]
+        source = html.unescape(re.search(r'\bsrc="([^"]*)"', tag)[1])
+        late = "" if source.startswith("data:") else ' loading="lazy"'
+        size = ""
+        path = paths.get(source.rsplit("/", 1)[-1])
+        if path and not re.search(r"\b(width|height)=|style=", tag):
+            size = ' width="{}" height="{}"'.format(*(round(x) for x in imagesize.get(path)))
+        return f'<img{late} decoding="async"{size}{tag[len("<img"):]}'
+
+    if "body" in context:
+        context["body"] = re.sub(r"<img\b[^>]*>", settle, context["body"])
+
+
+def not_found_page(app):
+    home = app.builder.get_relative_uri("404", app.config.root_doc)
+    yield "404", {"title": "Page not found", "body": NOT_FOUND.format(home=home)}, "page.html"
+
+
+def finish(app, exception):
+    if exception or app.builder.format != "html":
+        return
+    out, (repository, book) = Path(app.outdir), app.config.book_address
+    for path in out.glob("_sources/**/*.ipynb"):
+        path.write_text(fill_repository(path.read_text(encoding="utf-8"), repository), encoding="utf-8")
+    # Read by crawlers where the book is at the top of its host, harmless elsewhere.
+    sitemap = f"Sitemap: {book}sitemap.xml\n" if book else ""
+    (out / "robots.txt").write_text(f"User-agent: *\nAllow: /\n{sitemap}")
+    if book:  # shown for any address, however deep: its links must not be relative to that
+        page = out / "404.html"
+        text = page.read_text(encoding="utf-8").replace('href="#', 'href="404.html#')
+        page.write_text(re.sub(r"<head>", f'<head>\n<base href="{book}">', text, count=1), encoding="utf-8")
+
+
 def setup(app):
-    app.connect("config-inited", fill_repository, priority=0)
+    app.add_config_value("book_address", ("", ""), "env", (tuple,))  # a new address: all pages are read anew
+    if addresses()[1]:  # both want to know where the book is
+        app.setup_extension("sphinx_sitemap")
+        app.setup_extension("sphinxext.opengraph")
+    app.connect("config-inited", configure, priority=0)
     app.connect("config-inited", copy_mathjax, priority=0)
+    app.connect("source-read", fill_page)
+    app.connect("html-collect-pages", not_found_page)
+    app.connect("html-page-context", colab_opens_filled_notebooks, priority=900)
+    app.connect("html-page-context", settle_images, priority=900)
+    app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

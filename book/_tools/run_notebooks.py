@@ -3,10 +3,16 @@
 Cells tagged `live` need a running kernel, so no output is kept for them, and no widget state at all.
 Results go to the module's folder of stored results. With HESSINIT_SIZE=full the experiments have the
 paper's size, and only their results are kept: the chapters show the quick run.
+How long each chapter took is kept in book/reproducibility/times.json, its table in times.md beside it.
 """
 
+import datetime
+import json
 import os
+import platform
 import sys
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 import nbformat
@@ -15,14 +21,17 @@ from nbclient import NotebookClient
 BOOK = Path(__file__).resolve().parent.parent
 os.environ.setdefault("HESSINIT_RESULTS", str(BOOK.parent / "hessinit_lite" / "stored"))
 FULL = os.environ.get("HESSINIT_SIZE") == "full"
+TIMES = BOOK / "reproducibility" / "times.json"
 
 
 def run(path):
+    start = time.perf_counter()
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=None if FULL else 1800, store_widget_state=False, coalesce_streams=True,
                    resources={"metadata": {"path": BOOK}}).execute()
     if FULL:
         return
+    note_time(path, time.perf_counter() - start)
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # time stamps
@@ -31,6 +40,21 @@ def run(path):
         if "live" in cell.metadata.get("tags", []):
             cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, path)
+
+
+def note_time(path, seconds):
+    times = json.loads(TIMES.read_text()) if TIMES.exists() else {}
+    times[path.name] = {"seconds": round(seconds), "date": datetime.date.today().isoformat(),
+                        "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+                        "python": platform.python_version(), "torch": version("torch")}
+    times = {name: times[name] for name in sorted(times) if (BOOK / name).exists()}
+    TIMES.parent.mkdir(exist_ok=True)
+    TIMES.write_text(json.dumps(times, indent=1) + "\n")
+    rows = [f"| []({name}) | {t['seconds']} | {t['threads']} of {t['cores']} cores | {t['python']} | {t['torch']} "
+            f"| {t['date']} |" for name, t in times.items()]
+    TIMES.with_suffix(".md").write_text("\n".join([
+        "<!-- written by book/_tools/run_notebooks.py -->", "| notebook | seconds | threads | Python | torch | run on |",
+        "|---|---|---|---|---|---|", *rows, f"| all together | {sum(t['seconds'] for t in times.values())} | | | | |", ""]))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,46 @@
+"""Docstrings of the module as Sphinx wants them.
+
+In the module they are plain text: `code` in single backticks, and arguments as "name: text" with
+continuation lines indented, which reads well in an editor. Here such arguments become a field list,
+and everything outside of backticks is protected from being taken for markup.
+"""
+
+import re
+
+ARGUMENT = re.compile(r"((?:[a-z_]\w*|\*\*?\w+)(?:, [a-z_]\w*)*): (.+)")
+
+
+def as_rst(lines):
+    """Docstring lines to reStructuredText lines."""
+    result, in_field = [], False
+    for line in lines:
+        argument = ARGUMENT.fullmatch(line)
+        text = _protect(argument[2] if argument else line)
+        if argument:
+            result += [] if in_field else [""]
+            result.append(f":{argument[1].replace('*', chr(92) + '*')}: {text}")
+            in_field = True
+        elif in_field and line.startswith(" "):
+            result.append("    " + text.strip())
+        else:
+            result += [""] if in_field and line else []
+            result.append(text)
+            in_field = False
+    return result
+
+
+def _protect(text):
+    parts = re.split(r"`([^`]+)`", text)
+    for i, part in enumerate(parts):
+        parts[i] = f"``{part}``" if i % 2 else re.sub(r"([*|\\]|_\b)", r"\\\1", part)
+    return "".join(parts)
+
+
+def process(app, what, name, obj, options, lines):
+    lines[:] = as_rst(lines)
+
+
+def setup(app):
+    app.setup_extension("sphinx.ext.autodoc")
+    app.connect("autodoc-process-docstring", process)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

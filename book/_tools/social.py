@@ -1,0 +1,38 @@
+"""Draw the picture that links to the book are shown with: python book/_tools/social.py
+
+The right side is the curvature of the landing page's figure, measured anew: the same nets, data and seeds.
+"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from hero import ASSETS, DEPTH, SEEDS, STYLES, measure
+
+INK, PAPER = "#1f2328", "#ffffff"
+
+
+def social():
+    figure = plt.figure(figsize=(12, 6.3), facecolor=PAPER)
+    figure.text(0.05, 0.72, "From Variance\nto the Hessian", fontsize=40, weight="bold", color=INK, va="center")
+    figure.text(0.05, 0.42, "Weight initialization of deep networks,\none runnable step at a time", fontsize=19, color=INK, va="center")
+    logo = figure.add_axes((0.045, 0.06, 0.13, 0.24))
+    t = np.linspace(-2.7, 2.7, 200)  # the logo: a parabola of curvature 1 and its circle
+    logo.plot(np.cos(t * 2), 1 + np.sin(t * 2), color="#D55E00", lw=6)
+    logo.plot(t, t**2 / 2, color="#0072B2", lw=6, solid_capstyle="round")
+    logo.set(aspect="equal")
+    logo.axis("off")
+    ax = figure.add_axes((0.58, 0.14, 0.38, 0.74))
+    layers = range(1, DEPTH + 1)
+    for label, (color, marker) in STYLES.items():
+        runs = np.array([measure(label, seed)[1] for seed in SEEDS])
+        ax.fill_between(layers, runs.min(0), runs.max(0), color=color, alpha=0.25, lw=0)
+        ax.semilogy(layers, np.median(runs, 0), color=color, marker=marker, ms=7, markevery=3, lw=2.5, label=label)
+    ax.set_xlabel("layer", fontsize=15)
+    ax.set_title("norm of the layer's Hessian block", fontsize=16)
+    ax.tick_params(labelsize=13)
+    ax.grid(alpha=0.25)
+    ax.legend(fontsize=13, frameon=False, loc="lower right")
+    return figure
+
+
+if __name__ == "__main__":
+    social().savefig(ASSETS / "social.png", dpi=100, facecolor=PAPER)

@@ -1,0 +1,511 @@
+"""A curvature report: what a model's curvature says about how it will train, layer by layer.
+
+One forward pass for the signals, one set of factors for the Gauss-Newton blocks (`chain_rule`), and
+Lanczos on the Hessian of all weights for the learning rate. The model is left as it was.
+"""
+
+import contextlib
+import copy
+import html
+import math
+import textwrap
+from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatchcase
+
+import torch
+from torch import nn
+from tqdm.auto import tqdm
+
+from .chain_rule import LayerBlock, _exact_trace, _normalized, _spectra, layer_blocks
+from .curvature import check_batch, hessian
+from .explore import Explorable, _draw
+from .figures import BLUE, GREEN, ORANGE, PURPLE, SKY, _axes
+from .losses import closed_form
+from .models import check_module
+from .spectrum import gradient_quotient, top_eigenvalues, trace
+
+try:
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+except ImportError:  # torch before 2.3
+    sdpa_kernel = None
+
+#: A layer whose norm is below this share of the whole Hessian's hardly moves at any stable learning
+#: rate: an error along an eigenvector of curvature h shrinks by 1 − ηh a step, and η < 2/λ.
+SLOW = 1e-4
+SPAN = 1e3  #: norms or signals whose largest and smallest differ by more are worth a warning
+
+
+@dataclass
+class LayerCurvature:
+    """One weight. norm, trace, quotient: of its Gauss-Newton block, in loss per unit step²."""
+
+    name: str
+    kind: str            #: class of the layer
+    shape: tuple
+    std: float           #: standard deviation of the weights
+    signal: float | None  #: root mean square of the layer's outputs; None if it is not called as a module
+    gradient: float      #: root mean square of dL/dW
+    norm: float          #: largest eigenvalue in magnitude
+    trace: float
+    trace_error: float   #: standard error of the trace; 0 where it is exact
+    quotient: float      #: ĝᵀHĝ for the weight's normalized gradient ĝ: the paper's "Hessian value"
+    idle: float          #: share of the rows of the weight (units) that get no gradient at all
+
+
+@dataclass
+class Finding:
+    """One observation in plain words, and what to do about it. level: problem, warning or note."""
+
+    level: str
+    text: str
+    advice: str = ""
+
+
+@dataclass
+class CurvatureReport:
+    """What `report` measured. `print` it, take its `.figure()` or `.to_dict()`; a notebook shows both."""
+
+    model: str
+    parameters: int
+    samples: int
+    device: str
+    dtype: str
+    loss: float
+    chance: float | None        #: the loss of outputs that ignore the input; None if that is not known
+    gradient_norm: float        #: of all trainable parameters together
+    quotient: float             #: curvature along the gradient, gᵀHg / gᵀg
+    eigenvalue: float           #: largest (algebraically) of the Hessian of all trainable parameters
+    eigenvalue_bound: float     #: its residual: an eigenvalue lies within this distance
+    layers: list = field(default_factory=list, repr=False)
+    findings: list = field(default_factory=list, repr=False)
+
+    @property
+    def best_step(self):
+        """1/λ: the learning rate of gradient descent with the best guaranteed decrease of the loss."""
+        return 1 / self.eigenvalue if self.eigenvalue > 0 else math.inf
+
+    @property
+    def stability_limit(self):
+        """2/λ: above it, full-batch gradient descent runs away along the steepest direction."""
+        return 2 * self.best_step
+
+    def _head(self):
+        chance = "" if self.chance is None else f" (ignoring the input: {self.chance:.4g})"
+        return [
+            f"{self.model}: {self.parameters:,} trainable parameters, {self.samples} samples, "
+            f"{self.device}, {self.dtype}",
+            f"loss {self.loss:.4g}{chance}; gradient norm {self.gradient_norm:.3g}; curvature along the "
+            f"gradient {self.quotient:.3g}",
+            f"largest eigenvalue λ of the Hessian {self.eigenvalue:.4g} ± {self.eigenvalue_bound:.1g}",
+            f"learning rate of plain gradient descent: best guarantee 1/λ = {self.best_step:.3g}, "
+            f"stability limit 2/λ = {self.stability_limit:.3g}",
+        ]
+
+    _COLUMNS = ("#", "layer", "kind", "shape", "weight std", "signal", "gradient", "norm", "trace", "quotient")
+    _UNITS = ("signal: rms of the layer's outputs; gradient: rms of dL/dW; norm, trace, quotient along the "
+              "gradient: of the layer's Gauss-Newton block, in loss per unit step² (~: estimated)")
+
+    def _rows(self):
+        for number, layer in enumerate(self.layers, 1):
+            yield (str(number), layer.name, layer.kind, "×".join(map(str, layer.shape)), f"{layer.std:.3g}",
+                   "–" if layer.signal is None else f"{layer.signal:.3g}", f"{layer.gradient:.3g}",
+                   f"{layer.norm:.3g}", ("~" if layer.trace_error else "") + f"{layer.trace:.3g}",
+                   f"{layer.quotient:.3g}")
+
+    def __str__(self):
+        table = [self._COLUMNS, *self._rows()]
+        widths = [max(map(len, column)) for column in zip(*table)]
+        findings = []
+        lines = ["  ".join(cell.ljust(width) if 0 < i < 4 else cell.rjust(width)
+                           for i, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in table]
+        for f in self.findings:
+            findings += textwrap.wrap(f"{f.level}: {f.text}", 100, subsequent_indent="    ")
+            findings += textwrap.wrap(f.advice, 100, initial_indent="    -> ", subsequent_indent="       ")
+        return "\n".join([*self._head(), "", *lines, "", *textwrap.wrap(self._UNITS, 100), "", *findings])
+
+    def figure(self):
+        """Curvature, signal and gradient of every layer.
+
+        A matplotlib Figure with logarithmic axes; numbers that are 0 or not known are left out.
+        """
+        figure, (left, right) = _axes(2, height=3.4)
+        numbers = range(1, len(self.layers) + 1)
+        for axes, series in ((left, (("norm", BLUE, "o"), ("trace", ORANGE, "s"), ("quotient", GREEN, "^"))),
+                             (right, (("signal", SKY, "o"), ("gradient", PURPLE, "s")))):
+            for name, color, marker in series:
+                values = [getattr(layer, name) or math.nan for layer in self.layers]
+                axes.plot(numbers, [v if v > 0 else math.nan for v in values], marker + "-", color=color,
+                          markersize=4, label=name)
+            axes.set_yscale("log")
+            axes.set_xlabel("layer (number in the table)")
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        if self.eigenvalue > 0:
+            left.axhline(self.eigenvalue, color="black", linewidth=0.8, linestyle=":", label="λ of all weights")
+        left.set(title="curvature of the layers", ylabel="Gauss-Newton block\n(loss per unit step²)")
+        right.set(title="signal and gradient", ylabel="root mean square")
+        handles, labels = (a + b for a, b in zip(left.get_legend_handles_labels(),
+                                                 right.get_legend_handles_labels()))
+        figure.legend(handles, labels, loc="outside lower left", ncols=6, frameon=False, fontsize=9,
+                      columnspacing=1.2, handletextpad=0.4)
+        return figure
+
+    def to_dict(self):
+        """Everything as plain values for JSON; what is not finite becomes None."""
+        def plain(value):
+            if isinstance(value, float):
+                return value if math.isfinite(value) else None
+            if isinstance(value, dict):
+                return {key: plain(each) for key, each in value.items()}
+            return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+        return plain({**asdict(self), "best_step": self.best_step, "stability_limit": self.stability_limit})
+
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        drawing = self._drawing()._repr_mimebundle_()
+        return {"text/html": self._html(drawing["text/html"]), "image/png": drawing["image/png"],
+                "text/plain": str(self)}
+
+    def _repr_html_(self):
+        return self._repr_mimebundle_()["text/html"]
+
+    def _drawing(self):
+        """The figure as an explorable without sliders: its text follows the page's light or dark theme."""
+        def draw(view):
+            """Curvature, signal and gradient of every layer."""
+            return self.figure()
+
+        return Explorable(draw, {"view": ["report"]}, {"view": "report"}, [_draw(draw, {"view": "report"}, "svg")])
+
+    def _html(self, picture):
+        cell = 'style="text-align:right; padding:0.1em 0.6em"'
+        head = "".join(f'<th scope="col" {cell}>{name}</th>' for name in self._COLUMNS)
+        rows = "".join("<tr>" + "".join(f"<td {cell}>{html.escape(value)}</td>" for value in row) + "</tr>\n"
+                       for row in self._rows())
+        findings = "".join(f"<li><strong>{f.level}:</strong> {html.escape(f.text)}"
+                           + (f" <em>{html.escape(f.advice)}</em>" if f.advice else "") + "</li>\n"
+                           for f in self.findings)
+        return (
+            '<div class="hessinit-report">\n<p>' + "<br>\n".join(map(html.escape, self._head())) + "</p>\n"
+            '<div role="region" aria-label="curvature by layer" tabindex="0" style="overflow-x:auto">\n'
+            f'<table style="font-size:0.85em">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n</table>\n'
+            f"</div>\n<p><small>{html.escape(self._UNITS)}</small></p>\n<ul>\n{findings}</ul>\n{picture}\n</div>")
+
+
+def report(model, loss_fn, batch, *, layers=None, lr=None, rtol=1e-3, progress=False):
+    """Measure the curvature of `model` on a batch and say what it means: a CurvatureReport.
+
+    model: torch.nn.Module; weights, gradients, modes and hooks are left as they are. It is measured in
+        eval mode (the report says so where that matters); a half-precision model as a float32 copy.
+    loss_fn(outputs, targets): a mean over the batch; batch: `(inputs, targets)`, moved to the model's
+        device and, where they are floating-point, to its dtype; outputs are [N, classes].
+    layers: names of layers, or patterns such as "blocks.*", if not all are to be listed: a big model
+        then needs less time and memory. The Hessian is that of all trainable parameters, anyway.
+    lr: a learning rate to judge. rtol: of the eigenvalue's residual. progress: show a bar.
+
+    A layer is a trainable parameter with two dimensions or more. Its norm and trace are exact
+    (`layer_norms`, `layer_traces`), but for weights that `layer_blocks` has no factors of (such as
+    those of attention and recurrent layers in torch.nn) and that have more than 128 entries: their
+    traces are estimated from 64 products, with a standard error.
+
+    Raises what `check_batch` raises, TypeError for outputs that are no tensor, and ValueError for no
+    trainable weight, for patterns that fit none, for outputs that are not [N, classes], an lr that is not
+    positive, or a path that cannot be differentiated twice.
+    """
+    check_module(model)
+    if lr is not None and not (math.isfinite(lr) and lr > 0):
+        raise ValueError(f"lr must be finite and positive, got {lr!r}")
+    dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
+    notes = []
+    if dtypes & {torch.float16, torch.bfloat16}:
+        model = copy.deepcopy(model).float()
+        notes.append(Finding("note", f"the weights are {_short(min(dtypes, key=str))}: measured on a float32 copy"))
+    with _as_it_was(model), _twice_differentiable(model):
+        notes += _put_to_eval(model)
+        return _measure(model, loss_fn, batch, layers, lr, rtol, progress, notes)
+
+
+def _short(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+@contextlib.contextmanager
+def _as_it_was(model):
+    """Afterwards modes and requires_grad are what they were, whatever happened inside."""
+    modes = [(module, module.training) for module in model.modules()]
+    flags = [(p, p.requires_grad) for p in model.parameters()]
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for p, flag in flags:
+            p.requires_grad_(flag)
+
+
+@contextlib.contextmanager
+def _twice_differentiable(model):
+    """Fused kernels of attention and recurrent layers have no second derivative: plain ones in here."""
+    with contextlib.ExitStack() as stack:
+        if sdpa_kernel is not None:
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        yield
+
+
+def _put_to_eval(model):
+    """Eval mode, and notes on what that changes."""
+    notes = []
+    drops = [name for name, m in model.named_modules() if m.training and (
+        isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0
+        or isinstance(m, (nn.RNNBase, nn.MultiheadAttention)) and m.dropout > 0)]
+    norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    mixing = [name for name, m in norms.items() if m.training]
+    fresh = [name for name, m in norms.items() if m.num_batches_tracked is not None and not int(m.num_batches_tracked)]
+    model.eval()
+    if drops:
+        notes.append(Finding("note", f"dropout ({_names(drops)}) was in train mode: measured in eval mode, without it",
+                             "with dropout the curvature changes from call to call"))
+    if mixing:
+        notes.append(Finding("note", f"batch norm ({_names(mixing)}) was in train mode: measured in eval mode, "
+                             "with its running statistics"))
+    if fresh:
+        notes.append(Finding(
+            "warning", f"batch norm ({_names(fresh)}) has seen no batch: its running mean 0 and variance 1 do not "
+            "normalize anything, so this is not the curvature of training",
+            "run a few batches through the model in train mode, then ask again"))
+    return notes
+
+
+def _names(names, most=4):
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _layer_name(parameter):
+    return parameter.removesuffix(".weight") if parameter != "weight" else parameter
+
+
+def _selected(trainable, layers):
+    """Names of the weights to list; ValueError where a pattern fits none."""
+    weights = [name for name, p in trainable.items() if p.ndim >= 2]
+    if not weights:
+        raise ValueError("no trainable weight: the model needs a trainable parameter with two dimensions or more "
+                         "(set requires_grad=True on some)")
+    if layers is None:
+        return weights
+    patterns = [layers] if isinstance(layers, str) else list(layers)
+    known = {name: _layer_name(name) for name in weights}
+    for pattern in patterns:
+        if not any(fnmatchcase(layer, pattern) for layer in known.values()):
+            raise ValueError(f"no layer is called {pattern!r}; known: {', '.join(known.values())}")
+    return [name for name in weights if any(fnmatchcase(known[name], p) for p in patterns)]
+
+
+def _to_model(batch, like):
+    """The batch on the model's device, floating-point parts in its dtype; what is no pair is passed on."""
+    if not (isinstance(batch, (tuple, list)) and all(isinstance(part, torch.Tensor) for part in batch)):
+        return batch
+    return tuple(part.to(like.device, like.dtype if part.is_floating_point() else part.dtype) for part in batch)
+
+
+def _forward(model, loss_fn, batch, owners):
+    """(outputs, loss, {module: mean squares of its outputs, one a call})."""
+    squares = {module: [] for module in owners if next(module.children(), None) is None}
+
+    def listen(module, _, output):
+        output = output[0] if isinstance(output, tuple) else output
+        if isinstance(output, torch.Tensor):
+            squares[module].append(output.detach().square().mean())
+
+    def check(_, __, output):
+        if not isinstance(output, torch.Tensor):
+            raise TypeError(f"the model returns {type(output).__name__}, not a tensor of outputs: wrap it in a module "
+                            "whose forward returns the outputs alone")
+
+    hooks = [module.register_forward_hook(listen) for module in squares]
+    hooks.append(model.register_forward_hook(check))
+    try:
+        outputs, loss = check_batch(model, loss_fn, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs, loss, squares
+
+
+def _chance(loss_fn, outputs, targets):
+    """The loss of the best outputs that are the same for all inputs and classes alike, if it is known."""
+    kind = closed_form(loss_fn, outputs, targets)
+    if kind == "cross-entropy" and not targets.is_floating_point():
+        return math.log(outputs.shape[1])
+    if kind == "squared error":
+        return float((targets - targets.mean(0)).square().mean())
+    return None
+
+
+class _Shifted:
+    """A − shift · I."""
+
+    def __init__(self, operator, shift):
+        self.operator, self.shift = operator, shift
+        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
+
+    def __matmul__(self, vector):
+        return self.operator @ vector - self.shift * vector
+
+
+def _eigenvalues(operator, rtol, generator):
+    """(the eigenvalue of largest magnitude, the algebraically largest, the latter's residual)."""
+    (value,), (bound,) = top_eigenvalues(operator, 1, rtol, generator, max_products=500)
+    if value >= 0:
+        return float(value), float(value), float(bound)
+    (above,), (bound,) = top_eigenvalues(_Shifted(operator, value), 1, rtol, generator, max_products=500)
+    return float(value), float(above + value), float(bound)
+
+
+def _blocks(model, loss_fn, batch, chosen):
+    """`layer_blocks` of these parameters alone: the others are frozen meanwhile."""
+    flags = {name: p.requires_grad for name, p in model.named_parameters()}
+    for name, p in model.named_parameters():
+        p.requires_grad_(name in chosen)
+    try:
+        return layer_blocks(model, loss_fn, batch, parameters="all")
+    finally:
+        for name, p in model.named_parameters():
+            p.requires_grad_(flags[name])
+
+
+def _measure(model, loss_fn, batch, patterns, lr, rtol, progress, notes):
+    trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    chosen = _selected(trainable, patterns)
+    like = trainable[chosen[0]]
+    batch = _to_model(batch, like)
+    owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in chosen}
+    outputs, loss, squares = _forward(model, loss_fn, batch, set(owners.values()))
+    if not loss.requires_grad:
+        raise ValueError("the loss does not depend on any trainable parameter (is something detached, or computed "
+                         "under torch.no_grad()?)")
+    found = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True, retain_graph=False)
+    unused = [name for name, g in zip(trainable, found) if g is None]
+    if unused:
+        notes.append(Finding("warning", f"the loss does not depend on {_names(unused)}: not listed",
+                             "freeze them (requires_grad=False), or use them in forward()"))
+        for name in unused:
+            trainable[name].requires_grad_(False)
+        chosen = [name for name in chosen if name not in unused]
+        if not chosen:
+            raise ValueError(f"the loss does not depend on {_names(unused)}: nothing is left to measure")
+
+    generator = torch.Generator(like.device).manual_seed(0)  # the same model and batch give the same report
+    operator = hessian(model, loss_fn, batch)
+    gradient = operator.gradient
+    extreme, eigenvalue, bound = _eigenvalues(operator, rtol, generator)
+    gradients = dict(zip(operator.names, gradient.split([trainable[name].numel() for name in operator.names])))
+    overall = torch.stack([loss.detach(), torch.linalg.vector_norm(gradient),
+                           gradient_quotient(operator, gradient)]).tolist()
+    del operator  # its graph
+
+    blocks, rows = _blocks(model, loss_fn, batch, set(chosen)), {}
+    spectra = _spectra(blocks, 1, 1e-4)
+    for name, values, _, size in tqdm(spectra, total=len(blocks), desc="layers", disable=not progress, leave=False):
+        g, weight = gradients[name], trainable[name].detach()
+        block, _ = _normalized(blocks[name])
+        if isinstance(block, LayerBlock) or block.shape[0] <= 128:
+            total, error = _exact_trace(block), torch.zeros_like(size)
+        else:
+            total, error = trace(block, 64, generator)
+        idle = (g.view_as(weight).flatten(1) == 0).all(1).to(g.dtype).mean()
+        rows[name] = torch.stack([weight.std(correction=0), g.square().mean().sqrt(), values[0].abs(), total, error,
+                                  gradient_quotient(block, g), idle, size])
+    # To the host in one go, and in float64: a norm may be smaller than float32 can hold.
+    table = dict(zip(rows, torch.stack(list(rows.values())).tolist()))
+    measured = []
+    for name in chosen:
+        std, slope, norm, total, error, quotient, idle, size = table[name]
+        square, calls = size * size, squares.get(owners[name])
+        measured.append(LayerCurvature(
+            _layer_name(name), type(owners[name]).__name__, tuple(trainable[name].shape), std,
+            float(torch.stack(calls).mean().sqrt()) if calls else None, slope,
+            norm * square, total * square, error * square, quotient * square,
+            0.0 if isinstance(owners[name], nn.Embedding) else idle))
+
+    result = CurvatureReport(
+        type(model).__name__, sum(p.numel() for p in trainable.values() if p.requires_grad), len(batch[0]),
+        str(like.device), _short(like.dtype), overall[0], _chance(loss_fn, outputs.detach(), batch[1]), overall[1],
+        overall[2], eigenvalue, bound, measured)
+    outputs = outputs.detach()
+    varying = (outputs - outputs.mean(0)).square().mean().sqrt() / outputs.square().mean().sqrt().clamp(min=1e-30)
+    result.findings = _findings(result, extreme, float(varying), lr) + notes
+    result.findings.sort(key=lambda f: ("problem", "warning", "note").index(f.level))
+    return result
+
+
+def _findings(result, extreme, varying, lr):
+    """What the numbers mean, in words. varying: share of the outputs' size that differs between samples."""
+    findings, layers, scale = [], result.layers, result.eigenvalue
+    level = "hl.hessian_init_(model, loss_fn, batch) levels the norms before training"
+    dead = [layer for layer in layers if layer.norm == 0 or layer.idle == 1]
+    if dead:
+        findings.append(Finding(
+            "problem", f"no curvature or no gradient at all in {_names(d.name for d in dead)}: dead, nothing there "
+            "can be learnt", "a dead ReLU, a detached path or weights of zero: draw new weights "
+            "(hl.init_(model, 'he')), lower the biases or use leaky_relu"))
+    alive = [layer for layer in layers if layer not in dead]
+    slow = [layer for layer in alive if scale > 0 and layer.norm < SLOW * scale]
+    if slow:
+        worst = min(slow, key=lambda layer: layer.norm)
+        findings.append(Finding(
+            "problem", f"{_names(each.name for each in slow)}: norm down to {worst.norm:.1g}, that of the whole Hessian "
+            f"is {scale:.2g}; at the best safe rate 1/λ an error there shrinks by {worst.norm / scale:.0e} of itself a "
+            "step: it will not move", level))
+    if len(alive) > 1:
+        span = max(each.norm for each in alive) / min(each.norm for each in alive)
+        if span > SPAN:
+            findings.append(Finding(
+                "warning", f"the layers' norms span {math.log10(span):.1f} orders of magnitude: no single learning "
+                "rate suits them all", level + "; Adam-like optimizers hide part of it"))
+    idle = [each for each in alive if each.idle > 0.5]
+    if idle:
+        findings.append(Finding(
+            "warning", "more than half of the units get no gradient on this batch in "
+            f"{_names(f'{each.name} ({each.idle:.0%})' for each in idle)}",
+            "units that are off for every sample: smaller biases, another seed, leaky_relu"))
+    signals = [each for each in layers if each.signal]
+    if len(signals) > 1:
+        low, high = min(signals, key=lambda each: each.signal), max(signals, key=lambda each: each.signal)
+        if high.signal > SPAN * low.signal:
+            findings.append(Finding(
+                "warning", f"the signal spans {math.log10(high.signal / low.signal):.1f} orders of magnitude, from "
+                f"{low.signal:.1g} ({low.name}) to {high.signal:.1g} ({high.name})",
+                "a scheme with the activation's gain: hl.init_(model, 'forward')"))
+    if varying < 1e-2 and result.samples > 1:
+        findings.append(Finding(
+            "warning", f"the outputs hardly depend on the input: only {varying:.1g} of their size differs between samples",
+            "the signal is lost on the way (biases may hide that); " + level))
+    if result.chance:
+        if result.loss > 3 * result.chance:
+            findings.append(Finding(
+                "warning", f"the loss {result.loss:.3g} is far above {result.chance:.3g}, that of outputs that ignore the "
+                "input: confident and wrong", "smaller weights in the last layer, or standardized inputs"))
+        elif abs(result.loss / result.chance - 1) < 0.02:
+            findings.append(Finding(
+                "note", f"the loss {result.loss:.3g} is at chance ({result.chance:.3g}): as it should be before training; "
+                "after training it means that nothing was learnt"))
+    if extreme < 0:
+        findings.append(Finding(
+            "note", f"the Hessian's eigenvalue of largest magnitude is negative ({extreme:.3g}): a saddle; λ above is "
+            "the largest positive one" if scale > 0 else
+            f"the Hessian has no positive eigenvalue (the largest in magnitude is {extreme:.3g}): no rate is unstable "
+            "by curvature alone"))
+    if lr is not None and lr > result.stability_limit:
+        findings.append(Finding(
+            "problem", f"lr = {lr:g} is above 2/λ = {result.stability_limit:.3g}: plain full-batch gradient descent is "
+            "unstable here; the loss rises at first, and then finds flatter ground or diverges",
+            f"lr near 1/λ = {result.best_step:.3g}, a warm-up, or hl.hessian_init_ with a smaller target"))
+    elif lr is not None and lr < 0.01 * result.best_step < math.inf:
+        findings.append(Finding(
+            "note", f"lr = {lr:g} is {result.best_step / lr:.0f} times below 1/λ = {result.best_step:.3g}: safe and slow",
+            "a larger rate, or a larger target of hl.hessian_init_"))
+    if not any(f.level in ("problem", "warning") for f in findings):
+        findings.append(Finding("note", "nothing in the curvature speaks against training"))
+    return findings
