@@ -657,6 +657,8 @@ def verdict(job, found):
     times = f"{number(middle(slower) / middle(faster))} times"
     if quartiles(faster)[1] >= quartiles(slower)[0]:
         return f"{JOBS[job]}: {Ours.name} and {best['tool']} are about equal (their quartiles overlap)"
+    if middle(slower) < 1.05 * middle(faster):
+        return f"{JOBS[job]}: {Ours.name} and {best['tool']} are within 5 % of each other"
     if faster is ours:
         return f"{JOBS[job]}: {Ours.name} is the fastest, by {times} over {best['tool']}"
     return f"{JOBS[job]}: {best['tool']} is faster than {Ours.name}, by {times}"
@@ -738,8 +740,9 @@ def costs_figure(results):
                     ax.plot(quartiles(entry), (y, y), color=color, lw=2)
                     ax.plot(middle(entry), y, color=color, marker=marker, ms=5, ls="",
                             label=tool if row == 0 else None)
-        ax.set(xscale="log", ylim=(len(JOBS) - 0.5, -0.5), title=f"{work['title']} ({work['device']})",
+        ax.set(xscale="log", ylim=(len(JOBS) - 0.5, -0.5),
                yticks=range(len(JOBS)), yticklabels=[short(job) for job in JOBS])
+        ax.set_title(f"{work['title']} ({work['device'].upper()})", fontsize=9)
         ax.set_xlabel("cost (gradients)")
         ax.grid(alpha=0.25, axis="x")
     figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
@@ -753,19 +756,26 @@ def short(job):
 
 
 def scaling_figure(results):
-    """How our jobs grow with depth, width, samples and classes; labels carry the fitted exponents."""
+    """How our jobs grow with depth, width, samples and classes; each line ends in its fitted exponent."""
     figure = Figure(figsize=(7.2, 6.4), layout="constrained")
-    for ax, (axis, curves) in zip(figure.subplots(2, 2, sharey=True).flat, results["scaling"].items()):
+    for number, (ax, (axis, curves)) in enumerate(zip(figure.subplots(2, 2, sharey=True).flat,
+                                                      results["scaling"].items())):
+        ends, lowest = [], -math.inf
         for job, points in curves.items():
             color, marker = SCALED_JOBS[job]
             sizes, times = zip(*points)
-            ax.loglog(sizes, [1e3 * t for t in times], color=color, marker=marker, ms=4,
-                      label=f"{job}: {slope(points):.2f}")
-        ax.set(xlabel=f"{axis} ({SCALED[axis][0]})", ylabel="time (ms)")
+            ax.loglog(sizes, [1e3 * t for t in times], color=color, marker=marker, ms=4, label=job)
+            ends.append((math.log10(1e3 * times[-1]), slope(points), color))
+        for height, exponent, color in sorted(ends):  # numbers of lines that end close together are moved apart
+            lowest = max(height, lowest + 0.22)
+            ax.annotate(f"{exponent:.2f}".replace("-", "\N{MINUS SIGN}"), (sizes[-1], 10**lowest), xytext=(6, -3),
+                        textcoords="offset points", color=color, fontsize=8)
+        ax.set(xlabel=SCALED[axis][0], ylabel="" if number % 2 else "time (ms)",
+               xlim=(sizes[0] / 1.2, sizes[-1] * (sizes[-1] / sizes[0]) ** 0.2))
         ax.set_xticks(sizes, [str(size) for size in sizes])
         ax.minorticks_off()
         ax.grid(alpha=0.25)
-        ax.legend(fontsize=7, title="job: exponent", title_fontsize=7, framealpha=0)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

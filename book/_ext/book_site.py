@@ -58,6 +58,7 @@ def configure(app, config):
         config.sitemap_url_scheme = "{link}"
         config.ogp_image = f"{book}_static/social.png"
         config.ogp_image_alt = "The norm of each layer's Hessian block in a deep ReLU net under four initializations"
+        config.ogp_site_name = config.html_title
         config.ogp_social_cards = {"enable": False}
 
 

@@ -78,6 +78,17 @@ def serve(folder, under=""):
     server.server_close()
 
 
+# One token of each kind is enough: a chapter's code has thousands, and axe-core looks at each for a while.
+_THIN = """
+const seen = new Set();
+for (const span of document.querySelectorAll(".highlight span[class]")) {
+  const kind = span.className + (span.closest(".admonition, .cell_output")?.className ?? "");
+  if (seen.has(kind) && !span.children.length) span.replaceWith(span.textContent); else seen.add(kind);
+}
+document.querySelectorAll(".highlight pre").forEach(pre => pre.normalize());
+"""
+
+
 def settle(page):
     """Wait until all formulas are drawn."""
     page.evaluate("() => window.MathJax?.startup?.promise?.then(() => null)")
@@ -121,6 +132,7 @@ def _scroll(page):
 def axe(page):
     """axe-core's serious and critical findings on an open page, everything unfolded: a list of texts."""
     page.evaluate(_UNFOLD)
+    page.evaluate(f"() => {{ {_THIN} }}")
     page.wait_for_timeout(500)  # colours fade in
     result = Axe().run(page, options={"resultTypes": ["violations"]}).response
     return [
