@@ -646,7 +646,7 @@ def misprints(depth, activation, width=64, seed=0, nets=3, samples=8, p=0.5):
                        for u, factor, drop in zip(signals, factors, dropped)]
         signals = [z @ w for z in signals]
         squares.append(torch.stack([u.square().mean((1, 2)) for u in signals]))
-    shown = _some_layers(depth)
+    shown = _some_layers(depth, most=9)
     squares = torch.stack(squares)[shown - 1]  # [layers, 4, nets]
     figure, panels = _axes(2)
     for case, (axes, color, marker, label) in enumerate((
@@ -663,6 +663,7 @@ def misprints(depth, activation, width=64, seed=0, nets=3, samples=8, p=0.5):
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, 0.1), max(high, 10.0))  # a level line shall look level
         axes.minorticks_off()  # half of the drawing time
+        axes.yaxis.get_major_locator().set_params(numticks=6)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
     return figure
 
