@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from matplotlib.figure import Figure
 
 from .chain_rule import layer_blocks, layer_gradients, layer_norms
+from .corpus import docstrings
 from .curvature import gauss_newton, hessian
 from .data import digits
 from .models import MLP, activation_module, weight_layers
@@ -677,21 +678,23 @@ def approximation_error(depth, activation, width=24, seed=0, nets=3, samples=64)
     drawn at 1e-3, larger ones at 1e3.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = MLP(64, width, depth, 10, activation=activation).double()
+    model = MLP(64, width, depth, 10, activation=activation).double().requires_grad_(False)
     shown = _some_layers(depth, most=5)
+    weights = [model.layers[k - 1].weight.requires_grad_() for k in shown]
     errors = torch.empty(2, nets, len(shown))
     for net in range(nets):
         init_(model, "forward", generator=generator)
         inputs, targets = digits().batch(samples, generator)
-        batch, loss_fn = (inputs.double(), targets), F.cross_entropy
-        for i, k in enumerate(shown):
-            h, g = (build(model, loss_fn, batch, layer=f"layers.{k - 1}") for build in (hessian, gauss_newton))
-            unit = h.gradient / torch.linalg.vector_norm(h.gradient)
-            full = h @ unit
-            errors[0, net, i] = torch.dot(unit, full - g @ unit).abs() / torch.dot(unit, full).abs()
-            signs = torch.empty_like(unit).bernoulli_(0.5, generator=generator) * 2 - 1
-            full = h @ signs
-            errors[1, net, i] = torch.linalg.vector_norm(full - g @ signs) / torch.linalg.vector_norm(full)
+        h, g = (build(model, F.cross_entropy, (inputs.double(), targets)) for build in (hessian, gauss_newton))
+        gradients = h.gradient.split([w.numel() for w in weights])
+        units = torch.block_diag(*(part[:, None] / torch.linalg.vector_norm(part) for part in gradients))
+        signs = torch.block_diag(*(torch.empty_like(part[:, None]).bernoulli_(0.5, generator=generator) * 2 - 1
+                                   for part in gradients))
+        # A layer's own block: the rows where its column is not zero.
+        full, kept = (operator.matmat(torch.cat([units, signs], 1)) for operator in (h, g))
+        (along, full), missing = full.split(len(shown), 1), (full - kept).split(len(shown), 1)
+        errors[0, net] = (units * missing[0]).sum(0).abs() / (units * along).sum(0).abs()
+        errors[1, net] = (signs * missing[1]).norm(dim=0) / (signs * full).norm(dim=0)
     errors = errors.clamp(1e-3, 1e3)
     figure, panels = _axes(2)
     for axes, error, color, label in zip(panels, errors, (BLUE, ORANGE), (
@@ -773,4 +776,104 @@ def convolution_curvature(depth, activation, width=8, seed=0, nets=2, samples=8)
     panels[0].set(title=f"{activation}, depth {depth}: plain", ylabel="curvature (loss per unit step²)")
     panels[1].set_title("with shortcuts")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
+    return figure
+
+
+class _BagOfWords(torch.nn.Module):
+    """Four words' rows of an embedding table, summed and divided by √4, into a dense net."""
+
+    def __init__(self, words, net):
+        super().__init__()
+        self.words = torch.nn.Embedding(words, net.layers[0].in_features)
+        self.net = net
+
+    def forward(self, inputs):
+        return self.net(self.words(inputs).sum(1) / 2)
+
+
+def embedding_scale(depth, activation, width=16, seed=0, samples=64):
+    """Norms of an embedding table's block and of dense layers' on top of it, by the table's scale.
+
+    The task: which of the 10 most frequent words stands between four words, all among the 200 most
+    frequent; NumPy's docstrings. Table: normal entries of deviation σ; dense layers (`depth` of them,
+    without biases): scheme "forward", the same for all σ. Norms drawn at 1e-12 where they are smaller.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    text = docstrings(("numpy",)).tokens
+    windows = text[text < 200].unfold(0, 5, 1)
+    windows = windows[windows[:, 2] < 10]
+    windows = windows[torch.randint(len(windows), (samples,), generator=generator)]
+    batch, loss_fn = (windows[:, [0, 1, 3, 4]], windows[:, 2]), F.cross_entropy
+    net = MLP(width, width, depth, 10, activation=activation, bias=False)
+    model = _BagOfWords(200, init_(net, "forward", generator=generator))
+    table = torch.randn(200, width, generator=generator)
+    ends = {"words": ("embedding table", BLUE, "o-"), "net.layers.0": ("first dense layer", ORANGE, "s--"),
+            f"net.layers.{depth - 1}": ("last dense layer", GREEN, "^:")}
+    for name, layer in weight_layers(net).items():  # the others' norms are not asked for
+        layer.weight.requires_grad_(f"net.{name}" in ends)
+    scales, norms = torch.logspace(-3, 2, 11), {name: [] for name in ends}
+    for scale in scales:
+        with torch.no_grad():
+            model.words.weight.copy_(scale * table)
+        for name, norm in layer_norms(model, loss_fn, batch, rtol=1e-2).items():
+            norms[name].append(max(1e-12, norm))
+    figure, (axes,) = _axes()
+    axes.axhline(1, color="black", linewidth=0.8, linestyle=":")
+    for name, (label, color, style) in ends.items():
+        axes.loglog(scales, norms[name], style, color=color, markersize=4, label=label)
+    axes.set(xlabel="standard deviation σ of the embedding's entries (its units)",
+             ylabel="norm of the block\n(loss per unit step²)", ylim=(3e-13, 1e5),
+             title=f"{activation}, {depth} dense layers on an embedding")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
+    return figure
+
+
+def _train_together(model, batch, rates, steps):
+    """Losses [rates] after gradient descent on one batch from the model's weights, all rates side by side."""
+    inputs, targets = batch
+    weights = [layer.weight.detach().repeat(len(rates), 1, 1).requires_grad_() for layer in model.layers]
+
+    def losses():
+        z = inputs.expand(len(rates), -1, -1)
+        for w in weights[:-1]:
+            z = model.activation(z @ w.mT)
+        outputs = (z @ weights[-1].mT).flatten(0, 1)
+        return F.cross_entropy(outputs, targets.repeat(len(rates)), reduction="none").view(len(rates), -1).mean(1)
+
+    for _ in range(steps):
+        gradients = torch.autograd.grad(losses().sum(), weights)
+        with torch.no_grad():
+            for w, gradient in zip(weights, gradients):
+                w.sub_(rates[:, None, None] * gradient)
+    return losses().detach()
+
+
+def scale_and_rate(depth, activation, width=16, seed=0, steps=15):
+    """Loss after some steps against the learning rate, and against rate times norm, for three scales.
+
+    Gradient descent on one batch of 32 digits, nets without biases, scheme "forward", 15 rates side by side.
+    All weights are scaled by 10^(±1/(2(depth - 1))), which the scaling law says changes every layer's norm
+    by a factor 10. "Norm" is the geometric mean of the layers' Frobenius norms, measured. Losses above 4,
+    and runs that diverged, are drawn at 4.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    model = MLP(64, width, depth, 10, activation=activation, bias=False)
+    init_(model, "forward", generator=generator)
+    batch, rates = digits().batch(32, generator), torch.logspace(-3, 0.5, 15)
+    drawn = [layer.weight.detach().clone() for layer in model.layers]
+    figure, (left, right) = _axes(2)
+    for factor, color, style, label in ((0.1, BLUE, ":", "norms / 10"), (1, GREEN, "--", "as drawn"),
+                                        (10, ORANGE, "-", "norms × 10")):
+        for layer, weight in zip(model.layers, drawn):
+            layer.weight.data.copy_(weight * factor ** (0.5 / (depth - 1)))
+        norms = layer_norms(model, F.cross_entropy, batch, norm="frobenius").values()
+        norm = torch.tensor(list(norms), dtype=torch.float64).log().mean().exp()
+        losses = _train_together(model, batch, rates, steps).nan_to_num(5, 5).clamp(max=4)
+        left.semilogx(rates, losses, style, color=color, linewidth=2, label=label)
+        right.semilogx(rates * norm, losses, style, color=color, linewidth=2)
+    left.set(xlabel="learning rate η", ylim=(0, 4.1), ylabel=f"loss after {steps} steps (nats)",
+             title=f"{activation}, depth {depth}")
+    right.set(xlabel="η × norm of a layer (number)", ylim=(0, 4.1), ylabel="the same loss (nats)",
+              title="against rate × norm")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
     return figure

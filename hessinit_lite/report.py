@@ -137,6 +137,7 @@ class CurvatureReport:
                 axes.plot(numbers, [v if v > 0 else math.nan for v in values], marker + "-", color=color,
                           markersize=4, label=name)
             axes.set_yscale("log")
+            axes.minorticks_off()  # half of the drawing time
             axes.set_xlabel("layer (number in the table)")
             axes.xaxis.get_major_locator().set_params(integer=True)
         if self.eigenvalue > 0:

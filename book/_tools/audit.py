@@ -22,7 +22,7 @@ def audit(site):
     """A row per page: dicts of `measure`'s numbers and of axe-core's findings, light and dark."""
     rows = {}
     with serve(site) as address, sync_playwright() as playwright, open_chromium(playwright) as browser:
-        for name in [*pages(), "search", "404"]:
+        for name in [*pages(), "search"]:
             url = f"{address}{name}.html"
             tries = [measure(browser, url) for _ in range(TRIES)]
             rows[name] = {**tries[0], "interactive": min(t["interactive"] for t in tries), "shift": max(t["shift"] for t in tries)}

@@ -32,7 +32,7 @@ def print_page(browser, url):
     page.evaluate(_PREPARE)
     page.wait_for_timeout(500)
     margin = {"top": "20mm", "bottom": "22mm", "left": "20mm", "right": "20mm"}
-    data = page.pdf(format="A4", margin=margin, print_background=True, outline=True, tagged=True)
+    data = page.pdf(format="A4", scale=0.8, margin=margin, print_background=True, outline=True, tagged=True)
     title = page.locator("article h1").first.inner_text().rstrip("#").strip()
     page.close()
     return title, PdfReader(io.BytesIO(data))
@@ -94,6 +94,7 @@ def make(browser, site, target, names):
     link_inside(writer, starts, site)
     for sheet, foot in zip(writer.pages, feet.pages):
         sheet.merge_page(foot)
+        sheet.compress_content_streams()
     writer.add_metadata({"/Title": "From Variance to the Hessian"})
     writer.compress_identical_objects()
     writer.write(target)

@@ -145,6 +145,8 @@ def axe(page):
 def links(site):
     """Every link and source in the built pages: (page, address), both as written; pages relative to `site`."""
     for path in sorted(site.rglob("*.html")):
+        if "_static" in path.parts:  # templates of the theme
+            continue
         soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
         for tag in soup.find_all(["a", "img", "link", "script", "source"]):
             address = tag.get("href") or tag.get("src") or tag.get("srcset")
