@@ -55,20 +55,25 @@ def _positive(kind):
 
 
 def parser():
-    main = argparse.ArgumentParser(prog="hessinit-lite", description="Curvature of neural networks at initialization.")
+    main = argparse.ArgumentParser(prog="hessinit-lite",
+                                   description="Curvature of neural networks at initialization.")
     commands = main.add_subparsers(dest="command", required=True)
     diagnose = commands.add_parser(
         "diagnose", help="print a curvature report of a model of yours",
-        description="Print a curvature report of a model of yours: signal, gradient and curvature of every layer, the "
-        "learning rates that are safe, and what looks wrong. Exit code 0, or 2 with one line that says what to change.",
+        description="Print a curvature report of a model of yours: signal, gradient and curvature of every layer, "
+        "the learning rates that are safe, and what looks wrong. Exit code 0, or 2 with one line that says what "
+        "to change.",
         epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = diagnose.add_argument
-    add("model", metavar="MODULE:FUNCTION", help="function without arguments that returns a torch.nn.Module; the "
-        "module is looked for in the current folder first")
-    add("--data", default="digits", metavar="NAME", help=f"{', '.join(PICTURES)}, or MODULE:FUNCTION, a function "
-        "without arguments that returns a batch (inputs, targets); digits needs no network (default: digits)")
-    add("--shape", type=_shape, metavar="C,H,W", help="reshape every input, for instance 1,8,8 for digits as pictures")
-    add("--batch", type=_positive(int), default=256, metavar="N", help="samples to draw from the data (default: 256)")
+    add("model", metavar="MODULE:FUNCTION", help="function without arguments that returns a torch.nn.Module; "
+        "the module is looked for in the current folder first")
+    add("--data", default="digits", metavar="NAME", help=f"{', '.join(PICTURES)}, or MODULE:FUNCTION, a "
+        "function without arguments that returns a batch (inputs, targets); digits needs no network "
+        "(default: digits)")
+    add("--shape", type=_shape, metavar="C,H,W", help="reshape every input, for instance 1,8,8 for digits as "
+        "pictures")
+    add("--batch", type=_positive(int), default=256, metavar="N", help="samples to draw from the data "
+        "(default: 256)")
     add("--loss", choices=LOSSES, default="cross_entropy", help="mse takes labels as one-hot vectors "
         "(default: cross_entropy)")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto is cuda where there is one "
@@ -78,7 +83,8 @@ def parser():
     add("--layers", nargs="+", metavar="NAME", help='only these layers, by name or pattern such as "blocks.*"')
     add("--plot", metavar="FILE", help="save the figure (png, svg, pdf)")
     add("--json", metavar="FILE", help="save all numbers")
-    add("--allow-unverified", action="store_true", help="read CIFAR-10 files whose checksum is not the official one")
+    add("--allow-unverified", action="store_true", help="read CIFAR-10 files whose checksum is not the "
+        "official one")
     add("--progress", action="store_true", help="show a progress bar")
     add("--traceback", action="store_true", help="show where an error came from")
     return main
@@ -88,7 +94,8 @@ def _one_line(error, file=None):
     """An exception in one line; with the line of `file` (the user's module) that it passed through last."""
     text = " ".join(str(error).split()) or "no message"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
-    return f"{type(error).__name__}: {text[:300]}" + (f" ({os.path.basename(file)}, line {lines[-1]})" if lines else "")
+    place = f" ({os.path.basename(file)}, line {lines[-1]})" if lines else ""
+    return f"{type(error).__name__}: {text[:300]}{place}"
 
 
 def _call(path, example):
@@ -102,9 +109,10 @@ def _call(path, example):
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise Refused(f"no module {name!r}: there is no {name.replace('.', '/')}.py in the current folder, and none "
-                          "is installed") from error
-        raise Refused(f"module {name!r} cannot be imported: it needs {error.name!r}, which is not installed") from error
+            raise Refused(f"no module {name!r}: there is no {name.replace('.', '/')}.py in the current folder, and "
+                          "none is installed") from error
+        raise Refused(f"module {name!r} cannot be imported: it needs {error.name!r}, which is not "
+                      "installed") from error
     except Exception as error:  # whatever the user's file does
         raise Refused(f"module {name!r} cannot be imported: {_one_line(error)}") from error
     if not hasattr(module, function):
@@ -153,9 +161,10 @@ def _batch(args):
             raise Refused(f"--data {args.data}: {error}") from error
     if args.shape:
         numbers = inputs[0].numel() if len(inputs) else 0
-        if torch.Size(args.shape).numel() != numbers:
-            raise Refused(f"--shape {','.join(map(str, args.shape))} has {torch.Size(args.shape).numel()} numbers, but an "
-                          f"input of {args.data} has {numbers}")
+        asked = torch.Size(args.shape).numel()
+        if asked != numbers:
+            raise Refused(f"--shape {','.join(map(str, args.shape))} has {asked} numbers, but an input of "
+                          f"{args.data} has {numbers}")
         inputs = inputs.reshape(len(inputs), *args.shape)
     return inputs, targets
 
@@ -172,10 +181,12 @@ def _outputs(model, inputs, args):
             pictures = PICTURES[args.data]
             flat = str(torch.Size(pictures).numel())
             hint = f"; pictures: --shape {','.join(map(str, pictures))}, flat: --shape {flat}"
-        raise Refused(f"the model does not accept inputs of shape {shape} ({_one_line(error)}){hint}") from error
+        message = f"the model does not accept inputs of shape {shape} ({_one_line(error)}){hint}"
+        raise Refused(message) from error
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
         found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        raise Refused(f"the model must return one tensor [N, classes], it returns {found} for inputs of shape {shape}")
+        raise Refused(f"the model must return one tensor [N, classes], it returns {found} for inputs of shape "
+                      f"{shape}")
     return outputs
 
 
@@ -189,8 +200,8 @@ def diagnose(args):
     classes = outputs.shape[1]
     if not targets.is_floating_point():
         if targets.min() < 0 or targets.max() >= classes:
-            raise Refused(f"labels out of range: the model has {classes} outputs, the labels of {args.data} go from "
-                          f"{int(targets.min())} to {int(targets.max())}")
+            raise Refused(f"labels out of range: the model has {classes} outputs, the labels of {args.data} go "
+                          f"from {int(targets.min())} to {int(targets.max())}")
         if args.loss == "mse":
             targets = F.one_hot(targets.long(), classes).to(outputs.dtype)
     try:

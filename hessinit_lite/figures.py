@@ -670,12 +670,12 @@ def misprints(depth, activation, width=64, seed=0, nets=3, samples=8, p=0.5):
 
 
 def approximation_error(depth, activation, width=24, seed=0, nets=3, samples=64):
-    """Relative error of Theorem 1 at four layers of dense nets and the last: along the gradient, and of the block.
+    """Relative error of Theorem 1 at five layers of dense nets: along the gradient, and of the block.
 
     Digits, cross-entropy, float64, scheme "forward"; H and G the layer's blocks of the Hessian and of
     Gauss-Newton, ĝ its normalized gradient. Left: |ĝᵀ(H − G)ĝ| / |ĝᵀHĝ|. Right: ‖(H − G)s‖ / ‖Hs‖ for a
-    random sign vector s, which estimates ‖H − G‖_F / ‖H‖_F. Median and range over the nets; smaller values are
-    drawn at 1e-3, larger ones at 1e3.
+    random sign vector s, which estimates ‖H − G‖_F / ‖H‖_F. Median and range over the nets; values below
+    1e-3 and above 1e3 are drawn there.
     """
     generator = torch.Generator().manual_seed(seed)
     model = MLP(64, width, depth, 10, activation=activation).double().requires_grad_(False)
@@ -685,11 +685,12 @@ def approximation_error(depth, activation, width=24, seed=0, nets=3, samples=64)
     for net in range(nets):
         init_(model, "forward", generator=generator)
         inputs, targets = digits().batch(samples, generator)
-        h, g = (build(model, F.cross_entropy, (inputs.double(), targets)) for build in (hessian, gauss_newton))
+        batch = inputs.double(), targets
+        h, g = (build(model, F.cross_entropy, batch) for build in (hessian, gauss_newton))
         gradients = h.gradient.split([w.numel() for w in weights])
         units = torch.block_diag(*(part[:, None] / torch.linalg.vector_norm(part) for part in gradients))
-        signs = torch.block_diag(*(torch.empty_like(part[:, None]).bernoulli_(0.5, generator=generator) * 2 - 1
-                                   for part in gradients))
+        signs = torch.block_diag(*(
+            torch.empty_like(part[:, None]).bernoulli_(0.5, generator=generator) * 2 - 1 for part in gradients))
         # A layer's own block: the rows where its column is not zero.
         full, kept = (operator.matmat(torch.cat([units, signs], 1)) for operator in (h, g))
         (along, full), missing = full.split(len(shown), 1), (full - kept).split(len(shown), 1)
@@ -811,7 +812,7 @@ def embedding_scale(depth, activation, width=16, seed=0, samples=64):
             f"net.layers.{depth - 1}": ("last dense layer", GREEN, "^:")}
     for name, layer in weight_layers(net).items():  # the others' norms are not asked for
         layer.weight.requires_grad_(f"net.{name}" in ends)
-    scales, norms = torch.logspace(-3, 2, 11), {name: [] for name in ends}
+    scales, norms = torch.logspace(-3, 1, 9), {name: [] for name in ends}
     for scale in scales:
         with torch.no_grad():
             model.words.weight.copy_(scale * table)
@@ -822,7 +823,7 @@ def embedding_scale(depth, activation, width=16, seed=0, samples=64):
     for name, (label, color, style) in ends.items():
         axes.loglog(scales, norms[name], style, color=color, markersize=4, label=label)
     axes.set(xlabel="standard deviation σ of the embedding's entries (its units)",
-             ylabel="norm of the block\n(loss per unit step²)", ylim=(3e-13, 1e5),
+             ylabel="norm of the block\n(loss per unit step²)", ylim=(3e-13, 1e13),
              title=f"{activation}, {depth} dense layers on an embedding")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
     return figure
@@ -848,10 +849,10 @@ def _train_together(model, batch, rates, steps):
     return losses().detach()
 
 
-def scale_and_rate(depth, activation, width=16, seed=0, steps=15):
+def scale_and_rate(depth, activation, width=16, seed=0, steps=12):
     """Loss after some steps against the learning rate, and against rate times norm, for three scales.
 
-    Gradient descent on one batch of 32 digits, nets without biases, scheme "forward", 15 rates side by side.
+    Gradient descent on one batch of 24 digits, nets without biases, scheme "forward", 13 rates side by side.
     All weights are scaled by 10^(±1/(2(depth - 1))), which the scaling law says changes every layer's norm
     by a factor 10. "Norm" is the geometric mean of the layers' Frobenius norms, measured. Losses above 4,
     and runs that diverged, are drawn at 4.
@@ -859,7 +860,7 @@ def scale_and_rate(depth, activation, width=16, seed=0, steps=15):
     generator = torch.Generator().manual_seed(seed)
     model = MLP(64, width, depth, 10, activation=activation, bias=False)
     init_(model, "forward", generator=generator)
-    batch, rates = digits().batch(32, generator), torch.logspace(-3, 0.5, 15)
+    batch, rates = digits().batch(24, generator), torch.logspace(-3, 0.5, 13)
     drawn = [layer.weight.detach().clone() for layer in model.layers]
     figure, (left, right) = _axes(2)
     for factor, color, style, label in ((0.1, BLUE, ":", "norms / 10"), (1, GREEN, "--", "as drawn"),
@@ -876,4 +877,56 @@ def scale_and_rate(depth, activation, width=16, seed=0, steps=15):
     right.set(xlabel="η × norm of a layer (number)", ylim=(0, 4.1), ylabel="the same loss (nats)",
               title="against rate × norm")
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=3, frameon=False)
+    return figure
+
+
+def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=20):
+    """Loss after a few steps of full-batch gradient descent, for learning rates in units of 2/λ.
+
+    Digits, cross-entropy, scheme "forward", bias-free; λ the Hessian's eigenvalue of largest magnitude at the start. Median and range over the nets of the loss after the steps over the loss at the
+    start, for one rate throughout and for a rate that grows linearly over the first half of them. Ratios
+    above 30 and losses that are not finite are drawn at 30, ratios below 0.03 at 0.03.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    inputs, targets = digits().batch(samples, generator)
+    model, f = MLP(64, width, depth, 10, activation=activation, bias=False), activation_module(activation)
+    multiples = 10 ** torch.linspace(-2, 2, 9)
+    weights, rates = [], []
+    for _ in range(nets):
+        init_(model, "forward", generator=generator)
+        operator = hessian(model, F.cross_entropy, (inputs, targets))
+        (value,), _ = top_eigenvalues(operator, rtol=0.05, generator=generator)
+        weights.append([layer.weight.detach().clone() for layer in model.layers])
+        rates.append(multiples * 2 / value.abs())
+    runs = nets * len(multiples)
+    rates = torch.cat(rates)[:, None, None]
+
+    def losses(w):  # of all runs [R]; w: [R, out, in] by layer
+        z = inputs.expand(runs, -1, -1) @ w[0].mT
+        for each in w[1:]:
+            z = f(z) @ each.mT
+        return F.cross_entropy(z.flatten(0, 1), targets.repeat(runs), reduction="none").view(runs, -1).mean(1)
+
+    figure, (axes,) = _axes()
+    axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
+    axes.axhline(1, color="gray", linewidth=0.8)
+    for warm_up, color, marker, label in ((0, ORANGE, "s", "one rate throughout"),
+                                          (steps // 2, BLUE, "o", "with warm-up")):
+        w = [torch.stack(each).repeat_interleave(len(multiples), 0).requires_grad_() for each in zip(*weights)]
+        for step in range(steps):
+            value = losses(w)
+            start = value.detach() if step == 0 else start
+            now = rates * min(1, (step + 1) / warm_up) if warm_up else rates
+            gradients = torch.autograd.grad(value.sum(), w)
+            with torch.no_grad():
+                for each, gradient in zip(w, gradients):
+                    each -= now * gradient
+        with torch.no_grad():
+            ratio = (losses(w) / start).nan_to_num(30, 30).clamp(0.03, 30).view(nets, -1)
+        axes.fill_between(multiples, ratio.amin(0), ratio.amax(0), color=color, alpha=0.2, linewidth=0)
+        axes.loglog(multiples, ratio.median(0).values, marker + "-", color=color, markersize=4, label=label)
+    axes.set(xlabel="learning rate · λ / 2 (ratio; 1 = predicted limit)", ylim=(0.02, 45),
+             ylabel=f"loss after {steps} steps / loss at start", title=f"{activation}, depth {depth}")
+    axes.minorticks_off()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
     return figure

@@ -51,8 +51,9 @@ def hessian_init_(model, loss_fn, batch, target=1.0, norm="spectral", generator=
 
     model: torch.nn.Module. loss_fn: mean over the batch. batch: `(inputs, targets)`, used for
         nothing but measuring curvature.
-    target: wanted norm of every layer's block (the principle says 1; gradient descent with learning
-        rate η is tied to curvatures of order 1/η).
+    target: wanted norm of every layer's block. The principle says 1; which target trains fastest
+        depends on the learning rate, the depth and the data, and c / learning rate is no safe rule
+        for it (chapter 12).
     norm: "spectral", "frobenius" or "gradient" (see `layer_norms`), of the Gauss-Newton block.
     generator, scheme, activation: as in `init_`; scheme=None keeps the weights as they are and only
         scales them.

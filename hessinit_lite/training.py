@@ -28,17 +28,21 @@ class Run:
 
 
 def train(model, data, lr, steps, batch_size=32, seed=0, loss_fn=F.cross_entropy, momentum=0.0,
-          track_every=None, track_batch=None, progress=False):
+          track_every=None, track_batch=None, progress=False, warmup=0):
     """Plain SGD on `data.train` (a `Data` on the model's device) for `steps` mini-batches, in place.
 
     The order of the samples depends on `seed` alone. With track_every=k the spectral norm of every
     layer's Gauss-Newton block on `track_batch` is recorded before each k-th step. A run whose loss
-    is no longer finite ends early; the weights of its last finite loss are kept.
+    is no longer finite ends early; the weights of its last finite loss are kept. The learning rate grows
+    linearly to lr over the first `warmup` steps, from lr/warmup at the first one.
 
-    Returns a Run. Raises ValueError for a learning rate or number of steps that is not positive.
+    Returns a Run. Raises ValueError for a learning rate or number of steps that is not positive, or a
+    negative warmup.
     """
     if not (lr > 0 and steps > 0):
         raise ValueError(f"lr and steps must be positive, got {lr!r} and {steps!r}")
+    if not warmup >= 0:
+        raise ValueError(f"warmup must be a number of steps, 0 for none, got {warmup!r}")
     if track_every and track_batch is None:
         raise ValueError("track_every needs track_batch=(inputs, targets)")
     inputs, targets = data.train
@@ -70,6 +74,8 @@ def train(model, data, lr, steps, batch_size=32, seed=0, loss_fn=F.cross_entropy
                     saved.copy_(torch.where(torch.isfinite(loss), p, saved))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        if step < warmup:
+            optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / warmup)
         optimizer.step()
         run.losses[step] = loss.detach()
     finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())

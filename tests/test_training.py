@@ -34,6 +34,17 @@ def test_training_learns_and_repeats(digits):
     assert not torch.equal(runs[0].losses, other.losses)
 
 
+def test_warm_up_grows_to_the_full_rate(digits):
+    """Two steps of warm-up: lr/2, then lr, and lr from there on."""
+    model, reference = small(), small()
+    data = hl.Data("few", (digits.train[0][:20], digits.train[1][:20]), digits.test)
+    hl.train(model, data, lr=0.4, steps=3, batch_size=20, warmup=2)
+    for lr in (0.2, 0.4, 0.4):
+        hl.train(reference, data, lr=lr, steps=1, batch_size=20)
+    for p, q in zip(model.parameters(), reference.parameters()):
+        torch.testing.assert_close(p, q)
+
+
 def test_norms_are_tracked(digits):
     batch = digits.batch(64, torch.Generator().manual_seed(0))
     start = hl.layer_norms(small(), F.cross_entropy, batch)
@@ -56,6 +67,8 @@ def test_a_run_that_diverges_keeps_finite_weights(digits, steps):
 def test_bad_arguments(digits, bad):
     with pytest.raises(ValueError, match="must be positive"):
         hl.train(small(), digits, **bad)
+    with pytest.raises(ValueError, match="warmup must be"):
+        hl.train(small(), digits, lr=0.1, steps=1, warmup=-1)
 
 
 def test_sweep_has_one_loss_per_rate_and_seed(digits):

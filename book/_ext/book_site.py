@@ -1,4 +1,4 @@
-"""What the built site adds to the theme: addresses, MathJax, its 404 page, and images that load late.
+"""What the built site adds to the theme: addresses, MathJax, its 404 page, and mended pages.
 
 No address is written down anywhere. GITHUB_REPOSITORY ("owner/name", set by GitHub in every workflow)
 and GITHUB_SERVER_URL say where the book lives. They fill the buttons, the first cell of every notebook
@@ -87,22 +87,30 @@ def adjust_buttons(app, pagename, templatename, context, doctree):
             button["url"] = button["url"].replace(f"/blob/{branch}/", f"/blob/{COLAB_BRANCH}/")
 
 
-def settle_images(app, pagename, templatename, context, doctree):
-    """Images load when they come near the screen, and nothing moves when they do: their size is written down."""
+def mend(app, pagename, templatename, context, doctree):
+    """Images load when they come near the screen, nothing moves when they do, and each has a text.
+
+    Where a notebook's cell gives its figure no alternative text, the caption below is taken.
+    """
     paths = {name: Path(app.srcdir) / path for path, name in app.builder.images.items()}
 
-    def settle(match):
-        tag = match[0]
-        source = html.unescape(re.search(r'\bsrc="([^"]*)"', tag)[1])
+    def mend_image(match):
+        tag, source = match[0], html.unescape(re.search(r'\bsrc="([^"]*)"', match[0])[1])
         late = "" if source.startswith("data:") else ' loading="lazy"'
         size = ""
         path = paths.get(source.rsplit("/", 1)[-1])
         if path and not re.search(r"\b(width|height)=|style=", tag):
             size = ' width="{}" height="{}"'.format(*(round(x) for x in imagesize.get(path)))
+        caption = re.match(r"\s*(?:</div>\s*)*<p><em>(.+?)</p>", match.string[match.end():], re.DOTALL)
+        if caption and f'alt="{source}"' in tag:
+            text = html.escape(html.unescape(re.sub("<[^>]*>", "", caption[1])))
+            tag = tag.replace(f'alt="{source}"', f'alt="{text}"')
         return f'<img{late} decoding="async"{size}{tag[len("<img"):]}'
 
     if "body" in context:
-        context["body"] = re.sub(r"<img\b[^>]*>", settle, context["body"])
+        body = re.sub(r"<img\b[^>]*>", mend_image, context["body"])
+        # A list's children must be list items, and these have a role of their own.
+        context["body"] = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
 
 
 def lighten(out):
@@ -155,6 +163,6 @@ def setup(app):
     app.connect("source-read", fill_page)
     app.connect("html-collect-pages", not_found_page)
     app.connect("html-page-context", adjust_buttons, priority=900)
-    app.connect("html-page-context", settle_images, priority=900)
+    app.connect("html-page-context", mend, priority=900)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
