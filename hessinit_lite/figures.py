@@ -930,3 +930,77 @@ def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=
     axes.minorticks_off()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
     return figure
+
+
+class _ResidualNet(torch.nn.Module):
+    """A dense stem, `blocks` times z' = skip · z + scale · W₂ f(W₁ f(norm(z))), a dense layer; no biases."""
+
+    def __init__(self, blocks, width, activation, skip, scale, norm):
+        super().__init__()
+        self.stem = torch.nn.Linear(64, width, bias=False)
+        self.pairs = torch.nn.ModuleList(
+            torch.nn.Linear(width, width, bias=False) for _ in range(2 * blocks))
+        self.dense = torch.nn.Linear(width, 10, bias=False)
+        self.activation, self.skip, self.scale = activation_module(activation), skip, scale
+        self.norm = torch.nn.LayerNorm(width, elementwise_affine=False) if norm else torch.nn.Identity()
+
+    def forward(self, inputs):
+        """Outputs and the list of all z that go into and come out of the blocks."""
+        stream = [self.stem(inputs)]
+        for first, second in zip(self.pairs[::2], self.pairs[1::2]):
+            branch = second(self.activation(first(self.activation(self.norm(stream[-1])))))
+            stream.append(self.skip * stream[-1] + self.scale * branch)
+        return self.dense(self.norm(stream[-1])), stream
+
+
+class _Outputs(torch.nn.Module):
+    """The same net without the list: what losses and curvature want to see."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, inputs):
+        return self.net(inputs)[0]
+
+
+def residual_flow(depth, activation, width=32, seed=0, samples=16):
+    """Signal, gradient and curvature by block: a plain net, and three kinds of residual nets.
+
+    `depth` blocks of two weight matrices each, digits, float64, scheme "forward". Left: mean square of z
+    behind a block. Middle: mean square of dL/dz for a random dL/doutput, independent N(0, 1) numbers, relative
+    to the last block's. Right: trace of the Gauss-Newton block of the first matrix of a block, for outputs
+    of constant curvature (half the squared error, summed over the classes). Values are kept in 1e-30..1e30.
+    """
+    shown = _some_layers(depth, most=6)
+    figure, panels = _axes(3)
+    for label, skip, scale, norm, color, style in (
+            ("plain", 0, 1, False, ORANGE, "s-"), ("z + branch", 1, 1, False, PURPLE, "^--"),
+            ("z + branch / √depth", 1, depth ** -0.5, False, BLUE, "o-"),
+            ("z + branch(norm z)", 1, 1, True, GREEN, "D:")):
+        generator = torch.Generator().manual_seed(seed)
+        net = _ResidualNet(depth, width, activation, skip, scale, norm).double().requires_grad_(False)
+        init_(net, "forward", generator=generator)
+        for k in shown:  # curvature of the others is not needed
+            net.pairs[2 * k - 2].weight.requires_grad_()
+        inputs, targets = digits().batch(samples, generator)
+        inputs, onehot = inputs.double(), F.one_hot(targets, 10).double()
+        outputs, stream = net(inputs.requires_grad_())
+        entering = torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype)
+        gradients = torch.stack(torch.autograd.grad(outputs, stream[1:], entering)).square().mean((1, 2))
+        signals = torch.stack([z.detach().square().mean() for z in stream[1:]])
+        blocks = layer_blocks(_Outputs(net), lambda z, t: 5 * F.mse_loss(z, t), (inputs.detach(), onehot))
+        traces = torch.stack([block.trace() for block in blocks.values()])
+        for axes, values in zip(panels, (signals[shown - 1], (gradients / gradients[-1])[shown - 1], traces)):
+            axes.semilogy(shown, values.clamp(1e-30, 1e30), style, color=color, markersize=3.5, label=label)
+    for axes, title, unit in zip(panels, ("signal", "gradient", "curvature"), (
+            "mean square of z", "mean square of dL/dz (last = 1)", "trace of a block (loss / step²)")):
+        axes.set(title=title, xlabel="block (1 = first)", ylabel=unit)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.minorticks_off()
+        axes.yaxis.get_major_locator().set_params(numticks=6)
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(low, 0.1), max(high, 10.0))  # a level line shall look level
+    panels[0].set_title(f"{activation}, depth {depth}: signal")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=4, frameon=False)
+    return figure

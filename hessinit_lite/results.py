@@ -100,6 +100,10 @@ class Results:
         except KeyError as missing:
             raise KeyError(f"{self.path.name} holds no answer for the setting {missing.args[0]}: call run") from None
 
+    def items(self):
+        """[(setting, answer), ...] of all that is stored."""
+        return [(record["setting"], _floats(record["answer"])) for record in self.records]
+
     def __len__(self):
         return len(self.records)
 

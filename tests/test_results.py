@@ -31,6 +31,8 @@ def test_answers_come_in_the_order_of_the_settings(tmp_path):
     again = Results("x", "full", tmp_path)
     assert [a["loss"] for a in again.answers(SETTINGS[::-1])] == [math.inf, math.inf, 0.01, 0.1]
     assert len(again) == 4 and "4 runs" in str(again)
+    assert [setting for setting, _ in again.items()] == SETTINGS
+    assert [answer["loss"] for _, answer in again.items()] == [0.1, 0.01, math.inf, math.inf]
 
 
 def test_an_interrupted_run_goes_on_with_the_rest(tmp_path):

@@ -25,7 +25,8 @@ BUILD = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT)
 # has no stored colour mode.
 OF_THE_THEME = ("Identifier 'THEBE_JS_URL' has already been declared", "Got invalid theme mode: . Resetting to auto.")
 
-pytestmark = pytest.mark.skipif(not site_checks.chromium(), reason="no `chromium` on the path to open the built site with")
+NO_BROWSER = "no `chromium` on the path to open the built site with"
+pytestmark = pytest.mark.skipif(not site_checks.chromium(), reason=NO_BROWSER)
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +163,8 @@ def test_every_control_is_reached_by_keyboard_and_seen(visit, page):
     seen = visit(f"{page}.html")
     seen.page.evaluate("() => document.querySelectorAll('article :is(a[href], button, input, select, summary)')"
                        ".forEach((each, k) => each.dataset.stop = k)")
-    visible = "nodes => nodes.filter(n => n.checkVisibility({checkVisibilityCSS: true}) && n.tabIndex >= 0).map(n => n.dataset.stop)"
+    visible = ("nodes => nodes.filter(n => n.checkVisibility({checkVisibilityCSS: true}) && n.tabIndex >= 0)"
+               ".map(n => n.dataset.stop)")
     expected = set(seen.page.locator("article [data-stop]").evaluate_all(visible))
     look = """() => {
       const node = document.activeElement, style = getComputedStyle(node);
@@ -238,7 +240,8 @@ def test_broken_links_are_found(tmp_path):
     (tmp_path / "a.html").write_text('<p id="here">')
     page = Path("a.html")
     good = ["#here", "a.html", "a.html#here", "https://example.org/x"]
-    bad = ["#gone", "b.html", "a.html#gone", "http://example.org", "https://localhost/x", "https://127.0.0.1/x", "file:///a"]
+    bad = ["#gone", "b.html", "a.html#gone", "http://example.org", "https://localhost/x", "https://127.0.0.1/x",
+           "file:///a"]
     assert [address for address in good + bad if site_checks.broken(tmp_path, page, address)] == bad
 
 
@@ -293,7 +296,7 @@ class TestFork:
                 page.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
                 page.goto(f"{address}book/no/such/page.html")
                 assert missing == [f"{address}book/no/such/page.html"]
-                assert page.locator("h1").inner_text().startswith("This page is not here")
+                assert page.locator("article h1").inner_text().startswith("This page is not here")
                 assert page.locator("article p a").first.evaluate("a => a.href") == f"{address}{PAGES[0]}.html"
                 assert page.evaluate("getComputedStyle(document.body).fontFamily") != "serif"
                 assert site_checks.axe(page) == []
@@ -311,7 +314,8 @@ def test_addresses_follow_from_the_variables_that_github_sets():
     import book_site
 
     assert book_site.addresses({}) == ("", "")
-    assert book_site.addresses({"GITHUB_REPOSITORY": "A/a.github.io"}) == ("https://github.com/A/a.github.io", "https://a.github.io/")
+    user_page = {"GITHUB_REPOSITORY": "A/a.github.io"}
+    assert book_site.addresses(user_page) == ("https://github.com/A/a.github.io", "https://a.github.io/")
     own = {"GITHUB_REPOSITORY": "a/b", "BOOK_URL": "https://book.example.org"}
     assert book_site.addresses(own) == ("https://github.com/a/b", "https://book.example.org/")
 

@@ -119,7 +119,8 @@ def lighten(out):
     The search tools on every page are for a search while typing, which is off. The icons exist twice, as
     a font and as a script of 1.5 MB; the font is enough, and of its 1,900 icons the book shows a few.
     """
-    unused = re.compile(r'\s*<script [^>]*src="[^"]*(scripts/fontawesome|searchtools|language_data|searchindex)\.js[^>]*></script>')
+    names = "scripts/fontawesome|searchtools|language_data|searchindex"
+    unused = re.compile(rf'\s*<script [^>]*src="[^"]*({names})\.js[^>]*></script>')
     shown = set()
     for path in out.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
@@ -150,7 +151,8 @@ def finish(app, exception):
     if book:  # shown for any address, however deep: its links must not be relative to that
         page = out / "404.html"
         text = page.read_text(encoding="utf-8").replace('href="#', 'href="404.html#')
-        page.write_text(re.sub(r"<head>", f'<head>\n<base href="{urlsplit(book).path}">', text, count=1), encoding="utf-8")
+        base = f'<head>\n<base href="{urlsplit(book).path}">'
+        page.write_text(text.replace("<head>", base, 1), encoding="utf-8")
 
 
 def setup(app):

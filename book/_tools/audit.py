@@ -25,7 +25,9 @@ def audit(site):
         for name in [*pages(), "search"]:
             url = f"{address}{name}.html"
             tries = [measure(browser, url) for _ in range(TRIES)]
-            rows[name] = {**tries[0], "interactive": min(t["interactive"] for t in tries), "shift": max(t["shift"] for t in tries)}
+            rows[name] = tries[0]
+            rows[name]["interactive"] = min(each["interactive"] for each in tries)
+            rows[name]["shift"] = max(each["shift"] for each in tries)
             for scheme in ("light", "dark"):
                 page = browser.new_page(color_scheme=scheme)
                 page.goto(url)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader, PdfWriter
-from pypdf.generic import ArrayObject, DictionaryObject, Fit, NameObject, NumberObject
+from pypdf.generic import ArrayObject, NameObject
 from site_checks import ROOT, chromium, open_chromium, pages, settle
 
 NAME = "from-variance-to-the-hessian.pdf"

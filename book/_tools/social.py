@@ -13,7 +13,8 @@ INK, PAPER = "#1f2328", "#ffffff"
 def social():
     figure = plt.figure(figsize=(12, 6.3), facecolor=PAPER)
     figure.text(0.05, 0.72, "From Variance\nto the Hessian", fontsize=40, weight="bold", color=INK, va="center")
-    figure.text(0.05, 0.42, "Weight initialization of deep networks,\none runnable step at a time", fontsize=19, color=INK, va="center")
+    subtitle = "Weight initialization of deep networks,\none runnable step at a time"
+    figure.text(0.05, 0.42, subtitle, fontsize=19, color=INK, va="center")
     logo = figure.add_axes((0.045, 0.06, 0.13, 0.24))
     t = np.linspace(-2.7, 2.7, 200)  # the logo: a parabola of curvature 1 and its circle
     logo.plot(np.cos(t * 2), 1 + np.sin(t * 2), color="#D55E00", lw=6)
