@@ -898,7 +898,7 @@ def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=
         (value,), _ = top_eigenvalues(operator, rtol=0.05, generator=generator)
         weights.append([layer.weight.detach().clone() for layer in model.layers])
         rates.append(multiples * 2 / value.abs())
-    runs = nets * len(multiples)
+    runs = 2 * nets * len(multiples)  # without and with warm-up
     rates = torch.cat(rates)[:, None, None]
 
     def losses(w):  # of all runs [R]; w: [R, out, in] by layer
@@ -907,22 +907,23 @@ def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=
             z = f(z) @ each.mT
         return F.cross_entropy(z.flatten(0, 1), targets.repeat(runs), reduction="none").view(runs, -1).mean(1)
 
+    w = [torch.stack(each).repeat_interleave(len(multiples), 0).repeat(2, 1, 1).requires_grad_()
+         for each in zip(*weights)]
+    for step in range(steps):
+        value = losses(w)
+        start = value.detach() if step == 0 else start
+        gradients = torch.autograd.grad(value.sum(), w)
+        now = torch.cat([rates, rates * min(1, (step + 1) / max(1, steps // 2))])
+        with torch.no_grad():
+            for each, gradient in zip(w, gradients):
+                each -= now * gradient
+    with torch.no_grad():
+        ratios = (losses(w) / start).nan_to_num(30, 30).clamp(0.03, 30).view(2, nets, -1)
+
     figure, (axes,) = _axes()
     axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
     axes.axhline(1, color="gray", linewidth=0.8)
-    for warm_up, color, marker, label in ((0, ORANGE, "s", "one rate throughout"),
-                                          (steps // 2, BLUE, "o", "with warm-up")):
-        w = [torch.stack(each).repeat_interleave(len(multiples), 0).requires_grad_() for each in zip(*weights)]
-        for step in range(steps):
-            value = losses(w)
-            start = value.detach() if step == 0 else start
-            now = rates * min(1, (step + 1) / warm_up) if warm_up else rates
-            gradients = torch.autograd.grad(value.sum(), w)
-            with torch.no_grad():
-                for each, gradient in zip(w, gradients):
-                    each -= now * gradient
-        with torch.no_grad():
-            ratio = (losses(w) / start).nan_to_num(30, 30).clamp(0.03, 30).view(nets, -1)
+    for ratio, color, marker, label in zip(ratios, (ORANGE, BLUE), "so", ("one rate throughout", "with warm-up")):
         axes.fill_between(multiples, ratio.amin(0), ratio.amax(0), color=color, alpha=0.2, linewidth=0)
         axes.loglog(multiples, ratio.median(0).values, marker + "-", color=color, markersize=4, label=label)
     axes.set(xlabel="learning rate · λ / 2 (ratio; 1 = predicted limit)", ylim=(0.02, 45),
@@ -972,6 +973,8 @@ def residual_flow(depth, activation, width=32, seed=0, samples=16):
     to the last block's. Right: trace of the Gauss-Newton block of the first matrix of a block, for outputs
     of constant curvature (half the squared error, summed over the classes). Values are kept in 1e-30..1e30.
     """
+    inputs, targets = digits().batch(samples, torch.Generator().manual_seed(seed))
+    inputs, onehot = inputs.double(), F.one_hot(targets, 10).double()
     shown = _some_layers(depth, most=6)
     figure, panels = _axes(3)
     for label, skip, scale, norm, color, style in (
@@ -983,13 +986,11 @@ def residual_flow(depth, activation, width=32, seed=0, samples=16):
         init_(net, "forward", generator=generator)
         for k in shown:  # curvature of the others is not needed
             net.pairs[2 * k - 2].weight.requires_grad_()
-        inputs, targets = digits().batch(samples, generator)
-        inputs, onehot = inputs.double(), F.one_hot(targets, 10).double()
-        outputs, stream = net(inputs.requires_grad_())
+        outputs, stream = net(inputs)
         entering = torch.randn(outputs.shape, generator=generator, dtype=outputs.dtype)
         gradients = torch.stack(torch.autograd.grad(outputs, stream[1:], entering)).square().mean((1, 2))
         signals = torch.stack([z.detach().square().mean() for z in stream[1:]])
-        blocks = layer_blocks(_Outputs(net), lambda z, t: 5 * F.mse_loss(z, t), (inputs.detach(), onehot))
+        blocks = layer_blocks(_Outputs(net), lambda z, t: 5 * F.mse_loss(z, t), (inputs, onehot))
         traces = torch.stack([block.trace() for block in blocks.values()])
         for axes, values in zip(panels, (signals[shown - 1], (gradients / gradients[-1])[shown - 1], traces)):
             axes.semilogy(shown, values.clamp(1e-30, 1e30), style, color=color, markersize=3.5, label=label)
