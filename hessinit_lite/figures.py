@@ -880,12 +880,12 @@ def scale_and_rate(depth, activation, width=16, seed=0, steps=12):
     return figure
 
 
-def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=20):
+def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=30):
     """Loss after a few steps of full-batch gradient descent, for learning rates in units of 2/λ.
 
     Digits, cross-entropy, scheme "forward", bias-free; λ the Hessian's eigenvalue of largest magnitude at the start. Median and range over the nets of the loss after the steps over the loss at the
     start, for one rate throughout and for a rate that grows linearly over the first half of them. Ratios
-    above 30 and losses that are not finite are drawn at 30, ratios below 0.03 at 0.03.
+    above 10 and losses that are not finite are drawn at 10, ratios below 0.03 at 0.03.
     """
     generator = torch.Generator().manual_seed(seed)
     inputs, targets = digits().batch(samples, generator)
@@ -918,7 +918,7 @@ def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=
             for each, gradient in zip(w, gradients):
                 each -= now * gradient
     with torch.no_grad():
-        ratios = (losses(w) / start).nan_to_num(30, 30).clamp(0.03, 30).view(2, nets, -1)
+        ratios = (losses(w) / start).nan_to_num(10, 10).clamp(0.03, 10).view(2, nets, -1)
 
     figure, (axes,) = _axes()
     axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
@@ -926,7 +926,7 @@ def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=
     for ratio, color, marker, label in zip(ratios, (ORANGE, BLUE), "so", ("one rate throughout", "with warm-up")):
         axes.fill_between(multiples, ratio.amin(0), ratio.amax(0), color=color, alpha=0.2, linewidth=0)
         axes.loglog(multiples, ratio.median(0).values, marker + "-", color=color, markersize=4, label=label)
-    axes.set(xlabel="learning rate · λ / 2 (ratio; 1 = predicted limit)", ylim=(0.02, 45),
+    axes.set(xlabel="learning rate · λ / 2 (ratio; 1 = predicted limit)", ylim=(0.025, 12),
              ylabel=f"loss after {steps} steps / loss at start", title=f"{activation}, depth {depth}")
     axes.minorticks_off()
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
