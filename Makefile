@@ -1,11 +1,13 @@
 # make book       build the book; says where to open it
 # make test       run the tests, the built site in a browser included
 # make notebooks  run the chapters again and store their outputs
+# make pdf        print the built book to one PDF (needs chromium)
+# make audit      weigh, time and check every page of the built book (needs chromium)
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: book test notebooks clean
+.PHONY: book test notebooks pdf audit clean
 
 book: $(READY)
 	$(BIN)/jupyter-book build . -W -n --keep-going
@@ -16,6 +18,12 @@ test: $(READY)
 
 notebooks: $(READY)
 	$(BIN)/python book/_tools/run_notebooks.py
+
+pdf: book
+	$(BIN)/python book/_tools/pdf.py
+
+audit: book
+	$(BIN)/python book/_tools/audit.py
 
 $(READY): requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

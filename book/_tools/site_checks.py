@@ -150,7 +150,8 @@ def links(site):
         soup = BeautifulSoup(path.read_text(encoding="utf-8"), "html.parser")
         for tag in soup.find_all(["a", "img", "link", "script", "source"]):
             address = tag.get("href") or tag.get("src") or tag.get("srcset")
-            if address and not address.startswith("data:"):
+            not_yet = tag.find_parent(class_="book-pdf", hidden=True)  # until there is a PDF
+            if address and not not_yet and not address.startswith("data:"):
                 yield path.relative_to(site), address
 
 
