@@ -340,9 +340,12 @@ def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28):
         all samples are then in memory at once.
     memory: bytes that the backward passes may take beside the factors; classes are taken in chunks.
 
-    Raises what `check_batch` raises, ValueError for a model whose weights are all frozen or
-    for outputs that are not [N, classes].
+    Raises what `check_batch` raises, ValueError for a model whose weights are all frozen, for
+    outputs that are not [N, classes], and under torch.no_grad().
     """
+    if not torch.is_grad_enabled():
+        raise ValueError("the layers' curvature is computed by backward passes: call this outside of "
+                         "torch.no_grad()")
     chosen = _chosen(model, parameters)
     if is_loader(batch):
         return _joined_blocks(model, loss_fn, batch, parameters, memory, chosen)

@@ -883,9 +883,10 @@ def scale_and_rate(depth, activation, width=16, seed=0, steps=12):
 def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=30):
     """Loss after a few steps of full-batch gradient descent, for learning rates in units of 2/λ.
 
-    Digits, cross-entropy, scheme "forward", bias-free; λ the Hessian's eigenvalue of largest magnitude at the start. Median and range over the nets of the loss after the steps over the loss at the
-    start, for one rate throughout and for a rate that grows linearly over the first half of them. Ratios
-    above 10 and losses that are not finite are drawn at 10, ratios below 0.03 at 0.03.
+    Digits, cross-entropy, scheme "forward", bias-free; λ the Hessian's eigenvalue of largest magnitude at
+    the start. Median and range over the nets of the loss after the steps over the loss at the start, for
+    one rate throughout and for a rate that grows linearly over the first half of them. Ratios above 10 and
+    losses that are not finite are drawn at 10, ratios below 0.03 at 0.03.
     """
     generator = torch.Generator().manual_seed(seed)
     inputs, targets = digits().batch(samples, generator)
@@ -934,7 +935,7 @@ def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=
 
 
 class _ResidualNet(torch.nn.Module):
-    """A dense stem, `blocks` times z' = skip · z + scale · W₂ f(W₁ f(norm(z))), a dense layer; no biases."""
+    """A dense stem, `blocks` times z' = skip · z + scale · W₂ f(W₁ f(norm(z))), a dense layer."""
 
     def __init__(self, blocks, width, activation, skip, scale, norm):
         super().__init__()
@@ -969,9 +970,10 @@ def residual_flow(depth, activation, width=32, seed=0, samples=16):
     """Signal, gradient and curvature by block: a plain net, and three kinds of residual nets.
 
     `depth` blocks of two weight matrices each, digits, float64, scheme "forward". Left: mean square of z
-    behind a block. Middle: mean square of dL/dz for a random dL/doutput, independent N(0, 1) numbers, relative
-    to the last block's. Right: trace of the Gauss-Newton block of the first matrix of a block, for outputs
-    of constant curvature (half the squared error, summed over the classes). Values are kept in 1e-30..1e30.
+    behind a block. Middle: mean square of dL/dz for a random dL/doutput, independent N(0, 1) numbers,
+    relative to the last block's. Right: trace of the Gauss-Newton block of the first matrix of a block, for
+    outputs of constant curvature (half the squared error, summed over the classes). Values are kept in
+    1e-30..1e30.
     """
     inputs, targets = digits().batch(samples, torch.Generator().manual_seed(seed))
     inputs, onehot = inputs.double(), F.one_hot(targets, 10).double()
@@ -995,13 +997,13 @@ def residual_flow(depth, activation, width=32, seed=0, samples=16):
         for axes, values in zip(panels, (signals[shown - 1], (gradients / gradients[-1])[shown - 1], traces)):
             axes.semilogy(shown, values.clamp(1e-30, 1e30), style, color=color, markersize=3.5, label=label)
     for axes, title, unit in zip(panels, ("signal", "gradient", "curvature"), (
-            "mean square of z", "mean square of dL/dz (last = 1)", "trace of a block (loss / step²)")):
+            "mean square of z", "mean of (dL/dz)² (last = 1)", "trace of a block (loss / step²)")):
         axes.set(title=title, xlabel="block (1 = first)", ylabel=unit)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.minorticks_off()
-        axes.yaxis.get_major_locator().set_params(numticks=6)
+        axes.yaxis.get_major_locator().set_params(numticks=5)
         low, high = axes.get_ylim()
         axes.set_ylim(min(low, 0.1), max(high, 10.0))  # a level line shall look level
-    panels[0].set_title(f"{activation}, depth {depth}: signal")
+    figure.suptitle(f"{activation}, {depth} blocks")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=4, frameon=False)
     return figure

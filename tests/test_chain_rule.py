@@ -537,3 +537,9 @@ def test_cuda_gives_the_same_norms(norm):
     expected = hl.layer_norms(model, loss_fn, batch, norm=norm)
     found = hl.layer_norms(model.cuda(), loss_fn, tuple(x.cuda() for x in batch), norm=norm)
     assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_no_grad_is_refused(digits):
+    model = hl.MLP(64, 8, 2, 10)
+    with torch.no_grad(), pytest.raises(ValueError, match="no_grad"):
+        hl.layer_norms(model, F.cross_entropy, digits.batch(8))

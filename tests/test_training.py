@@ -76,3 +76,11 @@ def test_sweep_has_one_loss_per_rate_and_seed(digits):
     assert losses.shape == (2, 3)
     assert bool((losses[1] < losses[0]).all())
     assert float(losses[1, 2]) == pytest.approx(hl.train(small(2), digits, 0.1, 60, seed=2).final_loss)
+
+
+def test_inputs_may_be_words():
+    """Integer inputs: the losses are recorded in the model's dtype."""
+    words, labels = torch.randint(20, (64, 3)), torch.randint(2, (64,))
+    model = torch.nn.Sequential(torch.nn.EmbeddingBag(20, 4), torch.nn.Linear(4, 2))
+    run = hl.train(model, hl.Data("words", (words, labels), (words, labels)), 0.1, 5, batch_size=8)
+    assert run.losses.dtype == torch.float32 and bool(torch.isfinite(run.losses).all())

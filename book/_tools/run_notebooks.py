@@ -1,8 +1,8 @@
 """Run the chapters again and store their outputs: python book/_tools/run_notebooks.py [NAME ...]
 
 Cells tagged `live` need a running kernel, so no output is kept for them, and no widget state at all.
-Results go to the module's folder of stored results. With HESSINIT_SIZE=full the experiments have the
-paper's size, and only their results are kept: the chapters show the quick run.
+With HESSINIT_SIZE=full the experiments have the paper's size, their results go to the module's folder of
+stored results, and nothing else is kept: the chapters show the quick run.
 How long each chapter took is kept in book/reproducibility/times.json, its table in times.md beside it.
 """
 
@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +20,9 @@ import nbformat
 from nbclient import NotebookClient
 
 BOOK = Path(__file__).resolve().parent.parent
-os.environ.setdefault("HESSINIT_RESULTS", str(BOOK.parent / "hessinit_lite" / "stored"))
 FULL = os.environ.get("HESSINIT_SIZE") == "full"
+STORED = BOOK.parent / "hessinit_lite" / "stored"
+os.environ.setdefault("HESSINIT_RESULTS", str(STORED) if FULL else tempfile.mkdtemp())
 TIMES = BOOK / "reproducibility" / "times.json"
 
 
