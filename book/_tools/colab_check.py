@@ -7,7 +7,9 @@ install changed beside the module itself is an error.
 
     --python    an interpreter of Colab's version, python3.13
     --venv      where the environment is, or is made
-    --log       Markdown to write; default book/colab/log.md
+
+Writes book/colab/log.json, where notebooks that are not run this time keep their entry, and the table of
+it, log.md.
 
 The environment of the book runs this script (it has nbclient); the kernels run in the other one.
 """
@@ -29,6 +31,7 @@ from nbclient.exceptions import CellExecutionError
 BOOK = Path(__file__).resolve().parent.parent
 ROOT = BOOK.parent
 REQUIREMENTS = Path(__file__).with_name("colab-requirements.txt")
+LOG = BOOK / "colab" / "log.json"
 SHOWN = ("torch", "numpy", "scipy", "matplotlib", "scikit-learn", "ipython", "ipykernel", "ipywidgets")
 
 
@@ -63,8 +66,20 @@ def run(path, venv, remote, folder):
         return time.perf_counter() - start, f"{error.ename}: {error.evalue}".splitlines()[0]
     panels = [any("application/vnd.jupyter.widget-view+json" in output.get("data", {}) for output in cell.outputs)
               for cell in live]
-    problem = "" if panels and all(panels) else "a live panel is missing"
+    problem = "" if all(panels) else "a live panel is missing"
     return time.perf_counter() - start, problem
+
+
+def write(log, python, versions):
+    log = {name: log[name] for name in sorted(log) if (BOOK / name).exists()}
+    LOG.parent.mkdir(exist_ok=True)
+    LOG.write_text(json.dumps(log, indent=1) + "\n")
+    rows = [f"| []({name}) | {entry['seconds']} | {entry['problem'] or 'runs to its end, panels included'} | "
+            f"{entry['date']} |" for name, entry in log.items()]
+    LOG.with_suffix(".md").write_text("\n".join([
+        "<!-- written by book/_tools/colab_check.py -->", "| notebook | seconds | | tried on |", "|---|---|---|---|", *rows, "",
+        f"{os.cpu_count()} CPU cores, Python {python}, "
+        + ", ".join(f"{name} {versions[name]}" for name in SHOWN) + ". Not run on a GPU.", ""]))
 
 
 def main():
@@ -72,12 +87,12 @@ def main():
     parser.add_argument("names", nargs="*", help="chapters; default all")
     parser.add_argument("--python", default="python3.13")
     parser.add_argument("--venv", type=Path, default=Path(tempfile.gettempdir()) / "colab-environment")
-    parser.add_argument("--log", type=Path, default=BOOK / "colab" / "log.md")
     options = parser.parse_args()
     make_environment(options.python, options.venv)
     versions = packages(options.venv)
     python = subprocess.run([options.venv / "bin" / "python", "-V"], capture_output=True, text=True).stdout.split()[1]
-    rows, failed = [], 0
+    log = json.loads(LOG.read_text()) if LOG.exists() else {}
+    failed = 0
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
         subprocess.run(["git", "clone", "--quiet", "--bare", ROOT, work / "remote.git"], check=True)
@@ -97,14 +112,9 @@ def main():
             if changed:
                 problem = f"the install changed {', '.join(sorted(changed))}"
             failed += bool(problem)
-            rows.append(f"| []({path.name}) | {seconds:.0f} | {problem or 'runs to its end, panels included'} |")
+            log[path.name] = {"seconds": round(seconds), "problem": problem, "date": datetime.date.today().isoformat()}
+            write(log, python, versions)
             print(path.stem, f"{seconds:.0f} s", problem or "ok", flush=True)
-    lines = ["<!-- written by book/_tools/colab_check.py -->", "| notebook | seconds | |", "|---|---|---|", *rows, "",
-             f"{datetime.date.today().isoformat()}, {os.cpu_count()} CPU cores, Python {python}, "
-             + ", ".join(f"{name} {versions[name]}" for name in SHOWN)
-             + f". Notebooks that failed: {failed}. Not run on a GPU.", ""]
-    options.log.parent.mkdir(exist_ok=True)
-    options.log.write_text("\n".join(lines))
     sys.exit(1 if failed else 0)
 
 
