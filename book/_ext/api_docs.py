@@ -7,14 +7,17 @@ and everything outside of backticks is protected from being taken for markup.
 
 import re
 
-ARGUMENT = re.compile(r"((?:[a-z_]\w*|\*\*?\w+)(?:, [a-z_]\w*)*): (.+)")
+ARGUMENT = re.compile(r"((?:[a-z_]\w*|\*\*?\w+|\"[\w+]+\")(?:, [a-z_]\w*)*): (.+)")
 
 
 def as_rst(lines):
     """Docstring lines to reStructuredText lines."""
-    result, in_field = [], False
+    result, in_field, before = [], False, ""
     for line in lines:
-        argument = ARGUMENT.fullmatch(line)
+        # Within a paragraph, "word: more" goes on with a sentence of the line before.
+        starts = in_field or not before or before.endswith((".", ":", ")", ";"))
+        argument = ARGUMENT.fullmatch(line) if starts else None
+        before = line.strip()
         text = _protect(argument[2] if argument else line)
         if argument:
             result += [] if in_field else [""]
