@@ -910,16 +910,16 @@ def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=
 
     w = [torch.stack(each).repeat_interleave(len(multiples), 0).repeat(2, 1, 1).requires_grad_()
          for each in zip(*weights)]
+    found = []
     for step in range(steps):
-        value = losses(w)
-        start = value.detach() if step == 0 else start
-        gradients = torch.autograd.grad(value.sum(), w)
+        found.append(losses(w))
+        gradients = torch.autograd.grad(found[-1].sum(), w)
         now = torch.cat([rates, rates * min(1, (step + 1) / max(1, steps // 2))])
         with torch.no_grad():
             for each, gradient in zip(w, gradients):
                 each -= now * gradient
     with torch.no_grad():
-        ratios = (losses(w) / start).nan_to_num(10, 10).clamp(0.03, 10).view(2, nets, -1)
+        ratios = (losses(w) / found[0]).nan_to_num(10, 10).clamp(0.03, 10).view(2, nets, -1)
 
     figure, (axes,) = _axes()
     axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
@@ -982,7 +982,7 @@ def residual_flow(depth, activation, width=32, seed=0, samples=16):
     shown = _some_layers(depth, most=6)
     figure = Figure(figsize=(7.2, 3.4))  # fixed margins: finding them would take half of the drawing time
     panels = figure.subplots(1, 3)
-    figure.subplots_adjust(left=0.085, right=0.99, bottom=0.26, top=0.83, wspace=0.5)
+    figure.subplots_adjust(left=0.1, right=0.99, bottom=0.26, top=0.83, wspace=0.52)
     for label, skip, scale, norm, color, style in (
             ("plain", 0, 1, False, ORANGE, "s-"), ("z + branch", 1, 1, False, PURPLE, "^--"),
             ("z + branch / √depth", 1, depth ** -0.5, False, BLUE, "o-"),
