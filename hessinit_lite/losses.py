@@ -99,10 +99,13 @@ def output_curvature(loss_fn, outputs, targets):
     refuse_once_differentiable([gradient])
     basis = torch.eye(classes, dtype=z.dtype, device=z.device)[:, None, :].expand(-1, samples, -1)
     (blocks,) = differentiate([gradient], [z], [basis], batched=True)
-    probe = torch.linspace(-1, 1, z.numel(), dtype=z.dtype, device=z.device).view_as(z)
+    # A probe on some samples must leave the others alone. Drawn, since a loss may couple them in any pattern.
+    some = torch.rand(samples, generator=torch.Generator().manual_seed(0)) < 0.5
+    some[0], some[-1] = True, samples == 1
+    some = some.to(z.device)
+    probe = torch.arange(z.numel(), dtype=z.dtype, device=z.device).cos().view_as(z) * some[:, None]
     (product,) = differentiate([gradient], [z], [probe], batched=False)
-    expected = torch.einsum("cnk,nk->nc", blocks, probe)
-    if not torch.allclose(product, expected, rtol=1e-3, atol=1e-5 * float(blocks.abs().max())):
+    if bool(product[~some].abs().sum() > 1e-6 * product.abs().sum()):
         raise ValueError("this loss couples the samples of a batch, so its curvature is no sum over "
                          "samples: use gauss_newton(...) and top_eigenvalues(...)")
     values, vectors = torch.linalg.eigh(blocks.transpose(0, 1))

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 import hessinit_lite as hl
 from hessinit_lite.chain_rule import LayerBlock, layer_gradients
+from hessinit_lite.losses import output_curvature
 
 PIECEWISE_LINEAR = ["linear", "relu", "leaky_relu"]
 
@@ -543,3 +544,23 @@ def test_no_grad_is_refused(digits):
     model = hl.MLP(64, 8, 2, 10)
     with torch.no_grad(), pytest.raises(ValueError, match="no_grad"):
         hl.layer_norms(model, F.cross_entropy, digits.batch(8))
+
+
+def test_coupling_of_distant_pairs_is_seen():
+    """Each sample is coupled with one other only, half a batch away."""
+    def loss(outputs, targets):
+        first, second = outputs.chunk(2)
+        return (first * second).square().mean()
+
+    model = hl.MLP(4, 5, 2, 3)
+    with pytest.raises(ValueError, match="couples the samples"):
+        hl.layer_norms(model, loss, (torch.randn(8, 4), torch.zeros(8)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_saturated_softmax_does_not_look_coupled(dtype):
+    """A temperature hides the closed form; where the softmax is certain, all that is left is rounding."""
+    outputs = 40 * torch.randn(64, 10, generator=torch.Generator().manual_seed(0), dtype=dtype)
+    targets = outputs.argmax(1)
+    s, signs = output_curvature(lambda z, t: F.cross_entropy(z / 0.25, t), outputs, targets)
+    assert bool(torch.isfinite(s).all()) and s.shape[1:] == (64, 10) and signs.shape == s.shape[:2]
