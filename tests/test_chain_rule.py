@@ -560,7 +560,8 @@ def test_coupling_of_distant_pairs_is_seen():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_a_saturated_softmax_does_not_look_coupled(dtype):
     """A temperature hides the closed form; where the softmax is certain, all that is left is rounding."""
-    outputs = 40 * torch.randn(64, 10, generator=torch.Generator().manual_seed(0), dtype=dtype)
-    targets = outputs.argmax(1)
+    targets = torch.arange(64) % 10
+    outputs = 4 * F.one_hot(targets, 10) + 0.3 * torch.randn(64, 10, generator=torch.Generator().manual_seed(0),
+                                                             dtype=dtype)
     s, signs = output_curvature(lambda z, t: F.cross_entropy(z / 0.25, t), outputs, targets)
     assert bool(torch.isfinite(s).all()) and s.shape[1:] == (64, 10) and signs.shape == s.shape[:2]
