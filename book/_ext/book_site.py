@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import imagesize
+from PIL import Image
 
 ASSETS = Path(__file__).parent.parent / "_assets"
 COLAB_BRANCH = "notebooks"  # written by the deploy workflow: main's notebooks have no address filled in
@@ -114,7 +115,7 @@ def mend(app, pagename, templatename, context, doctree):
 
 
 def lighten(out):
-    """Take out what the theme ships and these pages do not use, two thirds of a page's weight.
+    """Take out what the theme ships and these pages do not use, two thirds of a page's weight; shrink plots.
 
     The search tools on every page are for a search while typing, which is off. The icons exist twice, as
     a font and as a script of 1.5 MB; the font is enough, and of its 1,900 icons the book shows a few.
@@ -131,6 +132,13 @@ def lighten(out):
     icon = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"[^"]*"\}')
     keep = lambda rule: rule[0] if shown & set(re.findall(r"fa-[a-z0-9-]+", rule[1])) else ""
     styles.write_text(icon.sub(keep, styles.read_text(encoding="utf-8")), encoding="utf-8")
+    for path in (out / "_images").glob("*.png"):
+        with Image.open(path) as picture:
+            opaque = picture.convert("RGB")
+            if picture.mode == "P" or picture.convert("RGBA").getchannel("A").getextrema()[0] < 255:
+                continue  # done already, or not on white
+        # Plots have few colours: a palette of 256 shows them as they are.
+        opaque.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def not_found_page(app):
