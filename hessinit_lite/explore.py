@@ -9,6 +9,7 @@ import functools
 import gzip
 import hashlib
 import html
+import inspect
 import io
 import itertools
 import json
@@ -75,7 +76,8 @@ def explore(figure_fn, **axes):
 
     `figure_fn` returns a matplotlib Figure. Each axis is a list of one or more numbers (shown as a
     slider) or strings (a menu); an axis with one value is passed on and gets no control. At first
-    the middle number is shown, and "relu" or else the first string. Text and axes left black take
+    figure_fn's own default is shown where it is among the values; else the middle number, and "relu" or
+    else the first string. Text and axes left black take
     the page's text colour.
 
     Returns an Explorable, which a notebook shows when it is the last line of a cell.
@@ -87,7 +89,8 @@ def explore(figure_fn, **axes):
     if not axes:
         raise ValueError("explore needs at least one axis, such as depth=[2, 5, 10]")
     _check_axes(axes)
-    default = {name: _default(values) for name, values in axes.items()}
+    own = inspect.signature(figure_fn).parameters
+    default = {name: _default(values, own[name].default if name in own else None) for name, values in axes.items()}
     combinations = [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
     frames = []
     for values in tqdm(combinations, desc="drawing", unit="frame", leave=False):
@@ -187,7 +190,9 @@ def _numeric(values):
     return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
 
 
-def _default(values):
+def _default(values, own):
+    if any(own == value for value in values):
+        return own
     if _numeric(values):
         return values[len(values) // 2]
     return "relu" if "relu" in values else values[0]

@@ -658,7 +658,8 @@ def misprints(depth, activation, width=64, seed=0, nets=3, samples=8, p=0.5):
         axes.semilogy(shown, found.median(1).values, marker + "-", color=color, markersize=4, label=label)
     panels[0].set(title=f"{activation}, depth {depth}: σ·{g:.2f}, σ/{g:.2f}", xlabel="layer (1 = first)",
                   ylabel="mean square of u (input = 1)")
-    panels[1].set(title=f"dropout {p:g}: ×√(1-p), /√(1-p)", xlabel="layer (1 = first)")
+    panels[1].set(title=f"dropout {p:g}: ×√(1-p), /√(1-p)", xlabel="layer (1 = first)",
+                  ylabel="mean square of u (input = 1)")
     for axes in panels:
         axes.xaxis.get_major_locator().set_params(integer=True)
         low, high = axes.get_ylim()
@@ -669,7 +670,7 @@ def misprints(depth, activation, width=64, seed=0, nets=3, samples=8, p=0.5):
     return figure
 
 
-def approximation_error(depth, activation, width=24, seed=0, nets=3, samples=64):
+def approximation_error(depth, activation="tanh", width=24, seed=0, nets=3, samples=64):
     """Relative error of Theorem 1 at five layers of dense nets: along the gradient, and of the block.
 
     Digits, cross-entropy, float64, scheme "forward"; H and G the layer's blocks of the Hessian and of
@@ -727,10 +728,10 @@ class _ConvNet(torch.nn.Module):
         self.activation, self.shortcuts = activation_module(activation), shortcuts
 
     def forward(self, z):
+        skipped = 0.0
         for k, layer in enumerate(self.layers[:-1]):
             ends_block = self.shortcuts and k and k % 2 == 0
-            u = layer(z) + skipped if ends_block else layer(z)
-            z = self.activation(u)
+            z = self.activation(layer(z) + skipped if ends_block else layer(z))
             if k % 2 == 0:
                 skipped = z
         return self.layers[-1](z.mean((2, 3)))
@@ -774,8 +775,8 @@ def convolution_curvature(depth, activation, width=8, seed=0, nets=2, samples=8)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.minorticks_off()
         axes.set_xlabel("layer (1 = first)")
-    panels[0].set(title=f"{activation}, depth {depth}: plain", ylabel="curvature (loss per unit step²)")
-    panels[1].set_title("with shortcuts")
+    for axes, title in zip(panels, (f"{activation}, depth {depth}: plain", "with shortcuts")):
+        axes.set(title=title, ylabel="curvature (loss per unit step²)")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
     return figure
 

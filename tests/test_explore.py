@@ -105,6 +105,16 @@ def test_the_live_panel_draws_anew():
     assert message.value == "" and image.layout.display is None
 
 
+def test_the_functions_own_default_is_shown_first():
+    def own(depth, activation="tanh", shift=5):
+        return figure(depth, activation)
+
+    axes = dict(depth=[1, 2, 3], activation=["relu", "tanh"])
+    assert hl.explore(own, **axes).default == {"depth": 2, "activation": "tanh"}
+    assert hl.explore(figure, **axes).default == {"depth": 2, "activation": "relu"}
+    assert hl.explore(own, activation=["relu", "selu"], depth=[4], shift=[1, 2]).default["activation"] == "relu"
+
+
 @pytest.mark.parametrize("name", [n for n, f in vars(hl.figures).items()
                                   if callable(f) and getattr(f, "__module__", "") == hl.figures.__name__
                                   and not n.startswith("_")])

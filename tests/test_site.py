@@ -118,15 +118,11 @@ def test_page_fits_a_phone(visit, page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_page_is_light_fast_and_steady(browser, served, page):
-    """Other work on the machine only adds time, so the best of three visits counts."""
-    for _ in range(3):
-        seen = site_checks.measure(browser, f"{served}{page}.html")
-        assert 10_000 < seen["weight"] < 1_500_000
-        assert seen["shift"] < 0.1
-        if seen["interactive"] < 2:
-            return
-    assert seen["interactive"] < 2
+def test_page_is_light_and_steady(browser, served, page):
+    """How soon it answers depends on the machine: audit.py measures that."""
+    seen = site_checks.measure(browser, f"{served}{page}.html")
+    assert 10_000 < seen["weight"] < 1_500_000
+    assert seen["shift"] < 0.1
 
 
 @pytest.mark.parametrize("page", [*PAGES, "search"])

@@ -1,9 +1,10 @@
-"""Run the chapters again and store their outputs: python book/_tools/run_notebooks.py [NAME ...]
+"""Run the chapters again and store their outputs: python book/_tools/run_notebooks.py [--times] [NAME ...]
 
 Cells tagged `live` need a running kernel, so no output is kept for them, and no widget state at all.
 With HESSINIT_SIZE=full the experiments have the paper's size, their results go to the module's folder of
 stored results, and nothing else is kept: the chapters show the quick run.
-How long each chapter took is kept in book/reproducibility/times.json, its table in times.md beside it.
+With --times the outputs stay as they are. How long each chapter took is kept in
+book/reproducibility/times.json, its table in times.md beside it.
 """
 
 import datetime
@@ -21,6 +22,7 @@ from nbclient import NotebookClient
 
 BOOK = Path(__file__).resolve().parent.parent
 FULL = os.environ.get("HESSINIT_SIZE") == "full"
+TIMES_ONLY = "--times" in sys.argv
 STORED = BOOK.parent / "hessinit_lite" / "stored"
 os.environ.setdefault("HESSINIT_RESULTS", str(STORED) if FULL else tempfile.mkdtemp())
 TIMES = BOOK / "reproducibility" / "times.json"
@@ -34,6 +36,8 @@ def run(path):
     if FULL:
         return
     note_time(path, time.perf_counter() - start)
+    if TIMES_ONLY:
+        return
     notebook.metadata.pop("widgets", None)
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)  # time stamps
@@ -60,7 +64,8 @@ def note_time(path, seconds):
 
 
 if __name__ == "__main__":
+    names = [name for name in sys.argv[1:] if name != "--times"]
     for path in sorted(BOOK.glob("*.ipynb")):
-        if not sys.argv[1:] or path.stem in sys.argv[1:]:
+        if not names or path.stem in names:
             print(path.name, flush=True)
             run(path)
