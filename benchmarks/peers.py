@@ -494,8 +494,8 @@ def _resident(field):
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) * 1024
 
 
-def measure(work, quick):
-    """Everything about one workload, as a record for results.json."""
+def measure(work, quick, wanted=JOBS):
+    """The wanted jobs of one workload, as a record for results.json."""
     notes, entries = [], []
     for _ in range(3):
         once, _ = seconds(work.gradient, work.device)
@@ -508,7 +508,8 @@ def measure(work, quick):
         except ImportError as error:
             notes.append(f"{make.name} was not run, it cannot be imported here: {error}")
             continue
-        for job, candidates in tqdm(tool.jobs(work, truth).items(), desc=tool.name, leave=False):
+        jobs = {job: found for job, found in tool.jobs(work, truth).items() if job in wanted}
+        for job, candidates in tqdm(jobs.items(), desc=tool.name, leave=False):
             try:
                 entry = choose(tool, job, candidates, work, seeds)
             except Exception as error:  # a peer that fails is a result, too: the table says so
@@ -795,6 +796,8 @@ def main():
     parser.add_argument("--quick", action="store_true", help="a quarter of the repeats")
     parser.add_argument("--only", choices=("1", "2", "3", "growth"),
                         help="only this workload, or how our times grow; what is stored of the others stays")
+    parser.add_argument("--job", action="append", choices=tuple(JOBS),
+                        help="only these jobs; what is stored of a workload's others stays")
     parser.add_argument("--redraw", action="store_true", help="table and figures from results.json alone")
     options = parser.parse_args()
     stored = OUT / "results.json"
@@ -803,7 +806,12 @@ def main():
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             chosen = [number for number in (1, 2, 3) if options.only in (None, str(number))]
             for number, work in workloads(device, chosen).items():
-                results["workloads"][f"{number} {device}"] = measure(work, options.quick)
+                found, key = measure(work, options.quick, options.job or JOBS), f"{number} {device}"
+                if options.job:
+                    others = [e for e in results["workloads"][key]["entries"] if e["job"] not in options.job]
+                    found = {**results["workloads"][key], "entries": others + found["entries"],
+                             "budgets": found["budgets"]}
+                results["workloads"][key] = found
         if options.only in (None, "growth"):
             results["scaling"] = scaling("cpu", options.quick)
         results["workloads"] = dict(sorted(results["workloads"].items()))

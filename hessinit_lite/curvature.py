@@ -60,8 +60,12 @@ class CurvatureOperator:
 
     @functools.cached_property
     def _column_bytes(self):
-        """About what one column more takes in a batched pass: as much as the graph keeps."""
-        return max(1, _graph_bytes(self._graph))
+        """About what one column more takes in a batched pass.
+
+        That is a few times what the graph keeps, since a pass makes a derivative for everything that is
+        kept, and its intermediate results beside: 2.5 times, as measured (benchmarks/peers.py).
+        """
+        return max(1, int(2.5 * _graph_bytes(self._graph)))
 
     def _check_weights(self):
         if [p._version for p in self._watched] != self._versions:
@@ -93,7 +97,7 @@ class CurvatureOperator:
         """The product with a matrix [P, K], as [P, K], in batched backward passes.
 
         memory: bytes that a pass may take beside matrix and result; columns are taken in chunks that
-        fit, at least one at a time. By default 32 MB on a CPU, where passes that leave the caches cost
+        fit, at least one at a time. By default 80 MB on a CPU, where passes that leave the caches cost
         more than they save, and 1 GB elsewhere.
         """
         rows = check_vectors(self, matrix, 2).T
@@ -112,7 +116,7 @@ class CurvatureOperator:
         return found.T
 
     def _default_memory(self):
-        return 2**25 if self.device.type == "cpu" else 2**30
+        return 80 * 2**20 if self.device.type == "cpu" else 2**30
 
     def as_scipy(self):
         """The operator as a `scipy.sparse.linalg.LinearOperator` on NumPy vectors.
