@@ -77,8 +77,7 @@ def explore(figure_fn, **axes):
     `figure_fn` returns a matplotlib Figure. Each axis is a list of one or more numbers (shown as a
     slider) or strings (a menu); an axis with one value is passed on and gets no control. At first
     figure_fn's own default is shown where it is among the values; else the middle number, and "relu" or
-    else the first string. Text and axes left black take
-    the page's text colour.
+    else the first string. Text and axes left black take the page's text colour.
 
     Returns an Explorable, which a notebook shows when it is the last line of a cell.
     Raises TypeError if figure_fn is not callable or returns no Figure, or an axis is no list;

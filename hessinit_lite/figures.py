@@ -625,6 +625,12 @@ def shards(depth, activation, width=16, seed=0, samples=64):
     return figure
 
 
+def _show_two_decades(axes):
+    """A vertical axis from 0.1 to 10 at least, so that a level line looks level."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(min(low, 0.1), max(high, 10.0))
+
+
 def misprints(depth, activation, width=64, seed=0, nets=3, samples=8, p=0.5):
     """The signal with a correction of the weights' scale on the right side, and on the other one.
 
@@ -662,8 +668,7 @@ def misprints(depth, activation, width=64, seed=0, nets=3, samples=8, p=0.5):
                   ylabel="mean square of u (input = 1)")
     for axes in panels:
         axes.xaxis.get_major_locator().set_params(integer=True)
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(low, 0.1), max(high, 10.0))  # a level line shall look level
+        _show_two_decades(axes)
         axes.minorticks_off()  # half of the drawing time
         axes.yaxis.get_major_locator().set_params(numticks=6)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
@@ -830,24 +835,31 @@ def embedding_scale(depth, activation, width=16, seed=0, samples=64):
     return figure
 
 
-def _train_together(model, batch, rates, steps):
-    """Losses [rates] after gradient descent on one batch from the model's weights, all rates side by side."""
+def _descend(weights, f, batch, rates, steps):
+    """Gradient descent of R bias-free dense nets side by side: (losses before [R], losses after [R]).
+
+    weights: one tensor [R, out, in] a layer. rates(step): learning rates [R] of a step.
+    """
     inputs, targets = batch
-    weights = [layer.weight.detach().repeat(len(rates), 1, 1).requires_grad_() for layer in model.layers]
+    weights = [w.detach().clone().requires_grad_() for w in weights]
+    runs = len(weights[0])
 
     def losses():
-        z = inputs.expand(len(rates), -1, -1)
+        z = inputs.expand(runs, -1, -1)
         for w in weights[:-1]:
-            z = model.activation(z @ w.mT)
+            z = f(z @ w.mT)
         outputs = (z @ weights[-1].mT).flatten(0, 1)
-        return F.cross_entropy(outputs, targets.repeat(len(rates)), reduction="none").view(len(rates), -1).mean(1)
+        return F.cross_entropy(outputs, targets.repeat(runs), reduction="none").view(runs, -1).mean(1)
 
-    for _ in range(steps):
-        gradients = torch.autograd.grad(losses().sum(), weights)
+    before = None
+    for step in range(steps):
+        now = losses()
+        before = now.detach() if step == 0 else before
+        gradients = torch.autograd.grad(now.sum(), weights)
         with torch.no_grad():
             for w, gradient in zip(weights, gradients):
-                w.sub_(rates[:, None, None] * gradient)
-    return losses().detach()
+                w.sub_(rates(step)[:, None, None] * gradient)
+    return before, losses().detach()
 
 
 def scale_and_rate(depth, activation, width=16, seed=0, steps=12):
@@ -870,7 +882,9 @@ def scale_and_rate(depth, activation, width=16, seed=0, steps=12):
             layer.weight.data.copy_(weight * factor ** (0.5 / (depth - 1)))
         norms = layer_norms(model, F.cross_entropy, batch, norm="frobenius").values()
         norm = torch.tensor(list(norms), dtype=torch.float64).log().mean().exp()
-        losses = _train_together(model, batch, rates, steps).nan_to_num(5, 5).clamp(max=4)
+        weights = [layer.weight.expand(len(rates), -1, -1) for layer in model.layers]
+        _, losses = _descend(weights, model.activation, batch, lambda _: rates, steps)
+        losses = losses.nan_to_num(5, 5).clamp(max=4)
         left.semilogx(rates, losses, style, color=color, linewidth=2, label=label)
         right.semilogx(rates * norm, losses, style, color=color, linewidth=2)
     left.set(xlabel="learning rate η", ylim=(0, 4.1), ylabel=f"loss after {steps} steps (nats)",
@@ -891,7 +905,7 @@ def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=
     """
     generator = torch.Generator().manual_seed(seed)
     inputs, targets = digits().batch(samples, generator)
-    model, f = MLP(64, width, depth, 10, activation=activation, bias=False), activation_module(activation)
+    model = MLP(64, width, depth, 10, activation=activation, bias=False)
     multiples = 10 ** torch.linspace(-2, 2, 9)
     weights, rates = [], []
     for _ in range(nets):
@@ -900,27 +914,14 @@ def largest_rate(depth, activation, width=16, seed=0, nets=3, samples=32, steps=
         (value,), _ = top_eigenvalues(operator, rtol=0.05, generator=generator)
         weights.append([layer.weight.detach().clone() for layer in model.layers])
         rates.append(multiples * 2 / value.abs())
-    runs = 2 * nets * len(multiples)  # without and with warm-up
-    rates = torch.cat(rates)[:, None, None]
+    rates = torch.cat(rates)
+    weights = [torch.stack(each).repeat_interleave(len(multiples), 0).repeat(2, 1, 1) for each in zip(*weights)]
 
-    def losses(w):  # of all runs [R]; w: [R, out, in] by layer
-        z = inputs.expand(runs, -1, -1) @ w[0].mT
-        for each in w[1:]:
-            z = f(z) @ each.mT
-        return F.cross_entropy(z.flatten(0, 1), targets.repeat(runs), reduction="none").view(runs, -1).mean(1)
+    def both(step):  # without and with warm-up
+        return torch.cat([rates, rates * min(1, (step + 1) / max(1, steps // 2))])
 
-    w = [torch.stack(each).repeat_interleave(len(multiples), 0).repeat(2, 1, 1).requires_grad_()
-         for each in zip(*weights)]
-    found = []
-    for step in range(steps):
-        found.append(losses(w))
-        gradients = torch.autograd.grad(found[-1].sum(), w)
-        now = torch.cat([rates, rates * min(1, (step + 1) / max(1, steps // 2))])
-        with torch.no_grad():
-            for each, gradient in zip(w, gradients):
-                each -= now * gradient
-    with torch.no_grad():
-        ratios = (losses(w) / found[0]).nan_to_num(10, 10).clamp(0.03, 10).view(2, nets, -1)
+    before, after = _descend(weights, model.activation, (inputs, targets), both, steps)
+    ratios = (after / before).nan_to_num(10, 10).clamp(0.03, 10).view(2, nets, -1)
 
     figure, (axes,) = _axes()
     axes.axvline(1, color="black", linewidth=0.8, linestyle=":")
@@ -1007,8 +1008,7 @@ def residual_flow(depth, activation, width=32, seed=0, samples=16):
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.minorticks_off()
         axes.yaxis.get_major_locator().set_params(numticks=5)
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(low, 0.1), max(high, 10.0))  # a level line shall look level
+        _show_two_decades(axes)
     figure.suptitle(f"{activation}, {depth} blocks")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="lower left", ncols=4, frameon=False)
     return figure

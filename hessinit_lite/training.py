@@ -49,7 +49,7 @@ def train(model, data, lr, steps, batch_size=32, seed=0, loss_fn=F.cross_entropy
     generator = torch.Generator(inputs.device).manual_seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
     weight = next(model.parameters())  # not the inputs, which may be words
-    run = Run(losses=weight.new_full((steps,), math.nan, requires_grad=False))
+    run = Run(losses=weight.new_full((steps,), math.nan))
     order = torch.empty(0, dtype=torch.long, device=inputs.device)
     kept = [p.detach().clone() for p in model.parameters()]
     check = 50  # a look at the losses costs a transfer, so it is not taken at every step

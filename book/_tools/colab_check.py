@@ -25,10 +25,14 @@ import time
 from pathlib import Path
 
 import nbformat
+import notebook_log
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from notebook_log import BOOK
 
-BOOK = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(BOOK / "_ext"))
+from book_site import fill_repository  # noqa: E402
+
 ROOT = BOOK.parent
 REQUIREMENTS = Path(__file__).with_name("colab-requirements.txt")
 LOG = BOOK / "colab" / "log.json"
@@ -54,9 +58,7 @@ def run(path, venv, remote, folder):
     """Seconds that the notebook took, and what went wrong ("" if nothing did)."""
     python = venv / "bin" / "python"
     subprocess.run([python, "-m", "pip", "uninstall", "--quiet", "--yes", "hessinit-lite"], check=True)
-    notebook = nbformat.read(path, as_version=4)
-    first = next(cell for cell in notebook.cells if cell.cell_type == "code")
-    first.source = first.source.replace('REPOSITORY = ""', f'REPOSITORY = "{remote.as_uri()}"')
+    notebook = nbformat.reads(fill_repository(path.read_text(encoding="utf-8"), remote.as_uri()), as_version=4)
     live = [cell for cell in notebook.cells if "live" in cell.metadata.get("tags", [])]
     start = time.perf_counter()
     try:
@@ -70,16 +72,14 @@ def run(path, venv, remote, folder):
     return time.perf_counter() - start, problem
 
 
-def write(log, python, versions):
-    log = {name: log[name] for name in sorted(log) if (BOOK / name).exists()}
-    LOG.parent.mkdir(exist_ok=True)
-    LOG.write_text(json.dumps(log, indent=1) + "\n")
-    rows = [f"| []({name}) | {entry['seconds']} | {entry['problem'] or 'runs to its end, panels included'} | "
-            f"{entry['date']} |" for name, entry in log.items()]
-    LOG.with_suffix(".md").write_text("\n".join([
-        "<!-- written by book/_tools/colab_check.py -->", "| notebook | seconds | | tried on |", "|---|---|---|---|", *rows, "",
-        f"{os.cpu_count()} CPU cores, Python {python}, "
-        + ", ".join(f"{name} {versions[name]}" for name in SHOWN) + ". Not run on a GPU.", ""]))
+def note(notebook, seconds, problem, python, versions):
+    log = notebook_log.add(LOG, notebook, {"seconds": round(seconds), "problem": problem,
+                                           "date": datetime.date.today().isoformat()})
+    rows = [(f"[]({name})", entry["seconds"], entry["problem"] or "runs to its end, panels included", entry["date"])
+            for name, entry in log.items()]
+    shown = ", ".join(f"{name} {versions[name]}" for name in SHOWN)
+    notebook_log.write_table(LOG, "colab_check.py", ("notebook", "seconds", "", "tried on"), rows, [
+        "", f"{os.cpu_count()} CPU cores, Python {python}, {shown}. Not run on a GPU."])
 
 
 def main():
@@ -91,7 +91,6 @@ def main():
     make_environment(options.python, options.venv)
     versions = packages(options.venv)
     python = subprocess.run([options.venv / "bin" / "python", "-V"], capture_output=True, text=True).stdout.split()[1]
-    log = json.loads(LOG.read_text()) if LOG.exists() else {}
     failed = 0
     with tempfile.TemporaryDirectory() as work:
         work = Path(work)
@@ -112,8 +111,7 @@ def main():
             if changed:
                 problem = f"the install changed {', '.join(sorted(changed))}"
             failed += bool(problem)
-            log[path.name] = {"seconds": round(seconds), "problem": problem, "date": datetime.date.today().isoformat()}
-            write(log, python, versions)
+            note(path.name, seconds, problem, python, versions)
             print(path.stem, f"{seconds:.0f} s", problem or "ok", flush=True)
     sys.exit(1 if failed else 0)
 

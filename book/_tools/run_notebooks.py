@@ -8,19 +8,18 @@ book/reproducibility/times.json, its table in times.md beside it.
 """
 
 import datetime
-import json
 import os
 import platform
 import sys
 import tempfile
 import time
 from importlib.metadata import version
-from pathlib import Path
 
 import nbformat
+import notebook_log
 from nbclient import NotebookClient
+from notebook_log import BOOK
 
-BOOK = Path(__file__).resolve().parent.parent
 FULL = os.environ.get("HESSINIT_SIZE") == "full"
 TIMES_ONLY = "--times" in sys.argv
 STORED = BOOK.parent / "hessinit_lite" / "stored"
@@ -49,18 +48,15 @@ def run(path):
 
 
 def note_time(path, seconds):
-    times = json.loads(TIMES.read_text()) if TIMES.exists() else {}
-    times[path.name] = {"seconds": round(seconds), "date": datetime.date.today().isoformat(),
-                        "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
-                        "python": platform.python_version(), "torch": version("torch")}
-    times = {name: times[name] for name in sorted(times) if (BOOK / name).exists()}
-    TIMES.parent.mkdir(exist_ok=True)
-    TIMES.write_text(json.dumps(times, indent=1) + "\n")
-    rows = [f"| []({name}) | {t['seconds']} | {t['threads']} of {t['cores']} cores | {t['python']} | {t['torch']} "
-            f"| {t['date']} |" for name, t in times.items()]
-    TIMES.with_suffix(".md").write_text("\n".join([
-        "<!-- written by book/_tools/run_notebooks.py -->", "| notebook | seconds | threads | Python | torch | run on |",
-        "|---|---|---|---|---|---|", *rows, f"| all together | {sum(t['seconds'] for t in times.values())} | | | | |", ""]))
+    times = notebook_log.add(TIMES, path.name, {
+        "seconds": round(seconds), "date": datetime.date.today().isoformat(),
+        "cores": os.cpu_count(), "threads": os.environ.get("OMP_NUM_THREADS", "all"),
+        "python": platform.python_version(), "torch": version("torch")})
+    rows = [(f"[]({name})", t["seconds"], f"{t['threads']} of {t['cores']} cores", t["python"], t["torch"], t["date"])
+            for name, t in times.items()]
+    together = ("all together", sum(t["seconds"] for t in times.values()), "", "", "", "")
+    notebook_log.write_table(TIMES, "run_notebooks.py", ("notebook", "seconds", "threads", "Python", "torch", "run on"),
+                             [*rows, together])
 
 
 if __name__ == "__main__":
