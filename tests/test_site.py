@@ -125,6 +125,18 @@ def test_page_is_light_and_steady(browser, served, page):
     assert seen["shift"] < 0.1
 
 
+@pytest.mark.parametrize("javascript", [True, False])
+def test_text_is_shown_where_formulas_cannot_be_drawn(browser, site, javascript):
+    """The text waits for its formulas, but not for a script that does not come."""
+    context = browser.new_context(java_script_enabled=javascript)
+    page = context.new_page()
+    page.route("**/mathjax/**", lambda route: route.abort())
+    page.goto(f"{site}/{NOTEBOOKS[0]}.html")
+    page.locator("article h1").wait_for(state="visible", timeout=4000)
+    assert page.locator("article .math").count() and not page.locator("mjx-container").count()
+    context.close()
+
+
 @pytest.mark.parametrize("page", [*PAGES, "search"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_page_is_accessible(visit, page, scheme):
