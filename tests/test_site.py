@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "book" / "_tools"))
 import pdf  # noqa: E402
 import site_checks  # noqa: E402
+import walk  # noqa: E402
 
 HTML = ROOT / "_build" / "html"
 PAGES = site_checks.pages()
@@ -115,6 +116,9 @@ def test_page_is_whole_without_a_network(visit, page):
 def test_page_fits_a_phone(visit, page):
     seen = visit(f"{page}.html", viewport={"width": 390, "height": 844})
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= 390
+    # Figures scroll by themselves: at the page's width their text would be too small to read.
+    shrunk = "images => images.filter(i => i.width < Math.min(i.getAttribute('width'), 540)).map(i => i.alt)"
+    assert seen.page.locator("article .cell_output img").evaluate_all(shrunk) == []
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -218,6 +222,27 @@ def test_explorables_follow_the_theme(visit, page):
     other = "light" if theme == "dark" else "dark"
     seen.page.evaluate("theme => { document.documentElement.dataset.theme = theme }", other)
     seen.page.wait_for_function("([i, before]) => i.src !== before", arg=[image.element_handle(), before], timeout=5000)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_explorables_lie_on_the_page_itself(visit, scheme):
+    """Their ink is the page's: a sheet of any other colour behind them would hide it."""
+    seen = visit(f"{CHAPTERS[0]}.html", color_scheme=scheme)
+    image = seen.page.locator(".hessinit-explore img").first
+    sheets = """i => {
+      const found = [];
+      for (let n = i; n.tagName !== "ARTICLE"; n = n.parentElement) found.push(getComputedStyle(n).backgroundColor);
+      return found;
+    }"""
+    assert set(image.evaluate(sheets)) == {"rgba(0, 0, 0, 0)"}
+
+
+@pytest.mark.parametrize("visitor", walk.VISITORS)
+def test_walk_of_a_stranger(fork, browser, tmp_path, visitor):
+    with site_checks.serve(fork) as address:
+        pictures, colab = walk.walk(browser, address, tmp_path, visitor)
+    assert len(pictures) == 8 and all(picture.stat().st_size > 10_000 for picture in pictures)
+    assert colab.endswith(f"Some-Reader/fork/blob/notebooks/{CHAPTERS[0]}.ipynb")
 
 
 def test_the_switch_makes_the_page_dark(visit):
