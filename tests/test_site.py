@@ -121,7 +121,7 @@ def test_page_fits_a_phone(visit, page):
     assert seen.page.locator("article .cell_output img").evaluate_all(shrunk) == []
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, "search"])
 def test_page_is_light_and_steady(browser, served, page):
     """How soon it answers depends on the machine: audit.py measures that."""
     seen = site_checks.measure(browser, f"{served}{page}.html")

@@ -78,6 +78,13 @@ def fill_page(app, docname, source):
         source[0] = fill_repository(source[0], app.config.book_address[0])
 
 
+def renew(app, env, added, changed, removed):
+    """All pages name the style sheet's checksum; without a changed page Sphinx would not even copy a new sheet."""
+    index, assets = Path(app.outdir) / "searchindex.js", [path for path in ASSETS.glob("*") if path.is_file()]
+    newer = index.exists() and max(path.stat().st_mtime for path in assets) > index.stat().st_mtime
+    return env.found_docs if newer else []
+
+
 def adjust_buttons(app, pagename, templatename, context, doctree):
     """Colab opens the filled notebooks; no font of 120 kB for one brand's icon."""
     branch = app.config.html_theme_options.get("repository_branch", "main")
@@ -120,13 +127,12 @@ def lighten(out):
     The search tools on every page are for a search while typing, which is off. The icons exist twice, as
     a font and as a script of 1.5 MB; the font is enough, and of its 1,900 icons the book shows a few.
     """
-    names = "scripts/fontawesome|searchtools|language_data|searchindex"
-    unused = re.compile(rf'\s*<script [^>]*src="[^"]*({names})\.js[^>]*></script>')
     shown = set()
     for path in out.rglob("*.html"):
         text = path.read_text(encoding="utf-8")
-        if path.name != "search.html":
-            path.write_text(unused.sub("", text), encoding="utf-8")
+        names = "scripts/fontawesome" + ("" if path.name == "search.html" else "|searchtools|language_data|searchindex")
+        unused = re.compile(rf'\s*<script [^>]*src="[^"]*({names})\.js[^>]*></script>')
+        path.write_text(unused.sub("", text), encoding="utf-8")
         shown.update(re.findall(r"fa-[a-z0-9-]+", text))
     styles = out / "_static" / "styles" / "pydata-sphinx-theme.css"
     icon = re.compile(r'((?:\.fa-[a-z0-9-]+:before,?)+)\{content:"[^"]*"\}')
@@ -171,6 +177,7 @@ def setup(app):
     app.connect("config-inited", configure, priority=0)
     app.connect("config-inited", copy_mathjax, priority=0)
     app.connect("source-read", fill_page)
+    app.connect("env-get-outdated", renew)
     app.connect("html-collect-pages", not_found_page)
     app.connect("html-page-context", adjust_buttons, priority=900)
     app.connect("html-page-context", mend, priority=900)
