@@ -46,9 +46,9 @@ class LayerBlock:
         self.shape = (inputs.shape[-1] * curvature.shape[-1],) * 2
         self.dtype, self.device = inputs.dtype, inputs.device
 
-    def scaled(self, factor):
-        """The block times factor²: the same with its `curvature` times the factor."""
-        return LayerBlock(self.inputs, self.curvature * factor, self.signs)
+    def scaled(self, inputs, curvature):
+        """The block times (inputs · curvature)²: the same with these factors on F and G."""
+        return LayerBlock(self.inputs * inputs, self.curvature * curvature, self.signs)
 
     def _matrices(self, vectors):
         """Rows of [K, P] as directions [K, d_out, d_in]."""
@@ -152,8 +152,9 @@ class EmbeddingBlock(LayerBlock):
         self.tokens, self.table = tokens, table
         self.shape = (math.prod(table),) * 2
 
-    def scaled(self, factor):
-        return EmbeddingBlock(self.inputs, self.curvature * factor, self.signs, self.tokens, self.table)
+    def scaled(self, inputs, curvature):
+        block = super().scaled(inputs, curvature)
+        return EmbeddingBlock(block.inputs, block.curvature, block.signs, self.tokens, self.table)
 
     def _matrices(self, vectors):
         return vectors.view(-1, *self.table)[:, self.tokens].mT
@@ -456,12 +457,14 @@ def _exact_frobenius(block):
 
 
 def _normalized(block):
-    """The block divided by size², and its size: squares of small factors would underflow."""
+    """The block divided by 4^power, and the power: a deep net's factors are so small or large that their
+    squares under- or overflow. Both get entries of order 1, by powers of 2, which round nothing."""
     if not isinstance(block, LayerBlock):
-        return block, torch.ones((), dtype=block.dtype, device=block.device)
-    size = block.curvature.abs().amax()
-    size = torch.where(size > 0, size, torch.ones_like(size))
-    return block.scaled(1 / size), size
+        return block, torch.zeros((), dtype=block.dtype, device=block.device)
+    # 2^±126 still has an inverse in float32.
+    powers = [torch.frexp(f.abs().amax()).exponent.clamp(-126, 126) for f in (block.inputs, block.curvature)]
+    power = sum(powers).to(block.dtype)
+    return block.scaled(*(torch.exp2(-p.to(block.dtype)) for p in powers)), power
 
 
 def _largest(block, k, rtol, near=None):
@@ -474,9 +477,9 @@ def _largest(block, k, rtol, near=None):
     near = near if factored and near is not None and near.shape == block.signs.shape else None
     if block.shape[0] <= 128:  # small enough to be formed: exact, repeated eigenvalues included
         dense = block.matmat(torch.eye(block.shape[0], dtype=block.dtype, device=block.device))
-        values, vectors = torch.linalg.eigh(dense)
+        values, vectors = torch.linalg.eigh(dense.double())  # float32's often fails on matrices of low rank
         order = values.abs().argsort(descending=True)[:k]
-        values, vectors = values[order], vectors[:, order]
+        values, vectors = values[order].to(block.dtype), vectors[:, order].to(block.dtype)
         bounds = torch.full_like(values, torch.finfo(values.dtype).eps * len(dense)) * values[0].abs()
         return values, bounds, block.project(vectors[:, 0]) if factored else None
     operator = block.gram() if factored else block
@@ -496,16 +499,16 @@ def _largest(block, k, rtol, near=None):
 
 
 def _spectra(blocks, k, rtol):
-    """(name, values, bounds, size) of every block, the last layer first; eigenvalues in units of size².
+    """(name, values, bounds, power) of every block, the last layer first; eigenvalues in units of 4^power.
 
     All layers act on the loss through the same few outputs, so that in the coordinates [C, N] the top
     direction of one is near that of the next: as a start it saves a quarter of the products.
     """
     near = None
     for name, block in reversed(blocks.items()):
-        block, size = _normalized(block)
+        block, power = _normalized(block)
         values, bounds, near = _largest(block, k, rtol, near)
-        yield name, values, bounds, size
+        yield name, values, bounds, power
 
 
 def layer_traces(model, loss_fn, batch, parameters="weights"):
@@ -529,9 +532,9 @@ def layer_spectra(model, loss_fn, batch, k=5, rtol=1e-4, parameters="weights"):
         raise ValueError(f"k must be at least 1, got {k}")
     blocks = layer_blocks(model, loss_fn, batch, parameters)
     spectra = {}
-    for name, values, bounds, size in _spectra(blocks, k, rtol):
-        values, bounds, size = torch.stack([values, bounds, size.expand_as(values)]).tolist()
-        spectra[name] = tuple([x * s * s for x, s in zip(row, size)] for row in (values, bounds))
+    for name, values, bounds, power in _spectra(blocks, k, rtol):
+        values, bounds, (power, *_) = torch.stack([values, bounds, power.expand_as(values)]).tolist()
+        spectra[name] = tuple([x * 4.0**power for x in row] for row in (values, bounds))
     return {name: spectra[name] for name in blocks}
 
 
@@ -553,15 +556,15 @@ def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4, parameters="w
     blocks = layer_blocks(model, loss_fn, batch, parameters)
     found = {}
     if norm == "spectral":
-        for name, values, _, size in _spectra(blocks, 1, rtol):
-            found[name] = torch.stack([values[0].abs(), size])
+        for name, values, _, power in _spectra(blocks, 1, rtol):
+            found[name] = torch.stack([values[0].abs(), power])
     else:
         gradients = layer_gradients(model, loss_fn, batch) if norm == "gradient" else {}
         for name, block in blocks.items():
-            block, size = _normalized(block)
+            block, power = _normalized(block)
             value = (_exact_frobenius(block) if norm == "frobenius" else
                      gradient_quotient(block, gradients[name].flatten()).abs())
-            found[name] = torch.stack([value, size])
+            found[name] = torch.stack([value, power])
     # On the host, in float64: a norm may be smaller than float32 can hold.
     pairs = torch.stack([found[name] for name in blocks]).tolist()
-    return {name: value * size * size for name, (value, size) in zip(blocks, pairs)}
+    return {name: value * 4.0**power for name, (value, power) in zip(blocks, pairs)}

@@ -419,22 +419,22 @@ def _measure(model, loss_fn, batch, patterns, lr, rtol, progress, notes):
     blocks, rows = _blocks(model, loss_fn, batch, set(chosen)), {}
     spectra = _spectra(blocks, 1, 1e-4)
     bar = tqdm(spectra, total=len(blocks), desc="layers", disable=not progress, leave=False)
-    for name, values, _, size in bar:
+    for name, values, _, power in bar:
         g, weight = gradients[name], trainable[name].detach()
         block, _ = _normalized(blocks[name])
         if isinstance(block, LayerBlock) or block.shape[0] <= 128:
-            total, error = _exact_trace(block), torch.zeros_like(size)
+            total, error = _exact_trace(block), torch.zeros_like(power)
         else:
             total, error = trace(block, 64, generator)
         idle = (g.view_as(weight).flatten(1) == 0).all(1).to(g.dtype).mean()
         rows[name] = torch.stack([weight.std(correction=0), g.square().mean().sqrt(), values[0].abs(), total,
-                                  error, gradient_quotient(block, g), idle, size])
+                                  error, gradient_quotient(block, g), idle, power])
     # To the host in one go, and in float64: a norm may be smaller than float32 can hold.
     table = dict(zip(rows, torch.stack(list(rows.values())).tolist()))
     measured = []
     for name in chosen:
-        std, slope, norm, total, error, quotient, idle, size = table[name]
-        square, calls = size * size, squares.get(owners[name])
+        std, slope, norm, total, error, quotient, idle, power = table[name]
+        square, calls = 4.0**power, squares.get(owners[name])
         measured.append(LayerCurvature(
             _layer_name(name), type(owners[name]).__name__, tuple(trainable[name].shape), std,
             float(torch.stack(calls).mean().sqrt()) if calls else None, slope,

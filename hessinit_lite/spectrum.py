@@ -196,6 +196,8 @@ def gradient_quotient(operator, gradient):
 
     The value the paper plots ("evaluated on normalized gradients"). It is 0 where the gradient is.
     """
-    norm = torch.linalg.vector_norm(gradient)
-    unit = gradient / torch.where(norm > 0, norm, torch.ones_like(norm))
+    unit = gradient
+    for order in (math.inf, 2):  # first the largest entry: squares of a deep net's gradients may leave float32
+        norm = torch.linalg.vector_norm(unit, order)
+        unit = unit / torch.where(norm > 0, norm, torch.ones_like(norm))
     return torch.dot(unit, operator @ unit)

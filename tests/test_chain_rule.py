@@ -78,6 +78,24 @@ def test_float32_norms_of_saturated_outputs():
     assert hl.layer_norms(model.float(), loss_fn, (x.float(), t)) == pytest.approx(exact, rel=1e-4)
 
 
+@pytest.mark.parametrize("samples", [8, 400])  # the smaller side of the block is the samples' or the weights'
+@pytest.mark.parametrize("norm", hl.chain_rule.NORMS)
+@pytest.mark.parametrize("factor", [1e-12, 1e12])
+def test_float32_norms_where_signal_and_gradient_are_far_from_1(factor, norm, samples):
+    """Deep nets come to this: the squares of a layer's factors leave float32, the block itself does not."""
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(16, 20, bias=False), nn.ReLU(), nn.Linear(20, 18, bias=False), nn.ReLU(),
+                          nn.Linear(18, 3, bias=False))
+    hl.init_(model, "he", generator=generator)
+    with torch.no_grad():
+        _, _, _ = model[0].weight.mul_(factor), model[2].weight.mul_(factor), model[4].weight.mul_(factor ** -2)
+    inputs = torch.randn(samples, 16, generator=generator)
+    labels = torch.randint(3, (samples,), generator=generator)
+    single = hl.layer_norms(model, F.cross_entropy, (inputs, labels), norm=norm, rtol=1e-3)
+    double = hl.layer_norms(model.double(), F.cross_entropy, (inputs.double(), labels), norm=norm, rtol=1e-3)
+    assert single == pytest.approx(double, rel=1e-3)
+
+
 @given(st.sampled_from(list(hl.ACTIVATIONS)), st.sampled_from(list(LOSSES)), st.integers(0, 10 ** 6))
 def test_theorem_1_is_the_gauss_newton_quadratic_form(activation, loss, seed):
     model, loss_fn, batch = problem(activation, loss, seed=seed)

@@ -358,10 +358,11 @@ def test_a_saturated_loss(digits):
     assert "the loss is saturated" in texts(report, "problem") and "dead" not in texts(report)
 
 
-def test_half_of_a_layer_is_off(digits):
-    model = hl.MLP(64, 8, 3, 10)
+@pytest.mark.parametrize("seed", range(20))  # in single precision LAPACK fails on one such block in six
+def test_half_of_a_layer_is_off(digits, seed):
+    model = hl.init_(hl.MLP(64, 8, 3, 10), "torch", generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
-        model.layers[1].bias[:6] = -100
+        model.layers[1].bias[:6], model.layers[1].bias[6:] = -100, 1
     report = hl.report(model, F.cross_entropy, digits.batch(32, torch.Generator().manual_seed(0)))
     assert report.layers[1].idle >= 0.75 and "more than half of the units" in texts(report, "warning")
 
