@@ -65,6 +65,8 @@ def chain_rule_error(depth, activation, width=32, seed=0):
     right.semilogy(layers, error, "o-", color=GREEN)
     right.set(xlabel="layer k (1 = first)", ylabel="‖(H − G) ĝ‖ / ‖H ĝ‖ (ratio)", ylim=(3e-17, 30),
               title="what Gauss-Newton leaves out")
+    for axes in (left, right):
+        axes.xaxis.get_major_locator().set_params(integer=True)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower left", ncols=2, frameon=False)
     return figure
 
