@@ -59,6 +59,9 @@ def hessian_init_(model, loss_fn, batch, target=1.0, norm="spectral", generator=
         scales them.
     tolerance: relative, on every norm. max_steps: measurements of all layers' norms.
 
+    Only the weights are looked at. In very deep nets (about 100 layers) equal norms cost the level signal and
+    let the biases' curvature go anywhere (chapter 12).
+
     Returns an InitReport. If the target cannot be reached (a saturating net may have no such scales),
     the report says so and the model holds the best weights met: smallest worst |log(norm/target)|.
     Raises ValueError for bad arguments, non-finite weights, a network whose curvature is zero, and
