@@ -46,8 +46,8 @@ class LayerBlock:
         self.shape = (inputs.shape[-1] * curvature.shape[-1],) * 2
         self.dtype, self.device = inputs.dtype, inputs.device
 
-    def scaled(self, inputs, curvature):
-        """The block times (inputs · curvature)²: the same with these factors on F and G."""
+    def scaled(self, curvature, inputs=1):
+        """The block times (curvature · inputs)²: the same with these factors on G and F."""
         return LayerBlock(self.inputs * inputs, self.curvature * curvature, self.signs)
 
     def _matrices(self, vectors):
@@ -152,8 +152,8 @@ class EmbeddingBlock(LayerBlock):
         self.tokens, self.table = tokens, table
         self.shape = (math.prod(table),) * 2
 
-    def scaled(self, inputs, curvature):
-        block = super().scaled(inputs, curvature)
+    def scaled(self, curvature, inputs=1):
+        block = super().scaled(curvature, inputs)
         return EmbeddingBlock(block.inputs, block.curvature, block.signs, self.tokens, self.table)
 
     def _matrices(self, vectors):
@@ -462,7 +462,7 @@ def _normalized(block):
     if not isinstance(block, LayerBlock):
         return block, torch.zeros((), dtype=block.dtype, device=block.device)
     # 2^±126 still has an inverse in float32.
-    powers = [torch.frexp(f.abs().amax()).exponent.clamp(-126, 126) for f in (block.inputs, block.curvature)]
+    powers = [torch.frexp(f.abs().amax()).exponent.clamp(-126, 126) for f in (block.curvature, block.inputs)]
     power = sum(powers).to(block.dtype)
     return block.scaled(*(torch.exp2(-p.to(block.dtype)) for p in powers)), power
 
