@@ -74,7 +74,8 @@ def test_mnist_files_are_read_after_a_warning_about_their_checksum(name, tmp_pat
     assert data.test[0].shape == (4, 784)
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"\0\0\x0d\x01abcd"), gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"\0\0\x0d\x01abcd"), gzip.compress(b"")],
+                         ids=["no gzip", "no idx", "empty"])
 @pytest.mark.filterwarnings("ignore:.*has MD5")
 def test_a_broken_file_is_named(tmp_path, monkeypatch, content):
     monkeypatch.setenv("HESSINIT_DATA", str(tmp_path))
