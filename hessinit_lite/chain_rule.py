@@ -467,6 +467,15 @@ def _normalized(block):
     return block.scaled(*(torch.exp2(-p.to(block.dtype)) for p in powers)), power
 
 
+def _on_host(found):
+    """{name: value · 4^power} as floats, of {name: (value, power)}: one transfer.
+
+    Multiplied in float64 there: a norm may be smaller than float32 can hold.
+    """
+    pairs = torch.stack([torch.stack(pair) for pair in found.values()]).tolist()
+    return {name: value * 4.0**power for name, (value, power) in zip(found, pairs)}
+
+
 def _largest(block, k, rtol, near=None):
     """`(values, bounds, y)`: the k largest eigenvalues in magnitude, or all of a block with fewer.
 
@@ -499,7 +508,8 @@ def _largest(block, k, rtol, near=None):
 
 
 def _spectra(blocks, k, rtol):
-    """(name, values, bounds, power) of every block, the last layer first; eigenvalues in units of 4^power.
+    """(name, normalized block, values, bounds, power) of each, the last layer first; the block and its
+    eigenvalues in units of 4^power.
 
     All layers act on the loss through the same few outputs, so that in the coordinates [C, N] the top
     direction of one is near that of the next: as a start it saves a quarter of the products.
@@ -508,7 +518,7 @@ def _spectra(blocks, k, rtol):
     for name, block in reversed(blocks.items()):
         block, power = _normalized(block)
         values, bounds, near = _largest(block, k, rtol, near)
-        yield name, values, bounds, power
+        yield name, block, values, bounds, power
 
 
 def layer_traces(model, loss_fn, batch, parameters="weights"):
@@ -517,8 +527,11 @@ def layer_traces(model, loss_fn, batch, parameters="weights"):
     Errors as `layer_blocks`.
     """
     blocks = layer_blocks(model, loss_fn, batch, parameters)
-    traces = torch.stack([_exact_trace(block) for block in blocks.values()])
-    return dict(zip(blocks, traces.tolist()))
+    found = {}
+    for name, block in blocks.items():
+        block, power = _normalized(block)
+        found[name] = _exact_trace(block), power
+    return _on_host(found)
 
 
 def layer_spectra(model, loss_fn, batch, k=5, rtol=1e-4, parameters="weights"):
@@ -532,7 +545,7 @@ def layer_spectra(model, loss_fn, batch, k=5, rtol=1e-4, parameters="weights"):
         raise ValueError(f"k must be at least 1, got {k}")
     blocks = layer_blocks(model, loss_fn, batch, parameters)
     spectra = {}
-    for name, values, bounds, power in _spectra(blocks, k, rtol):
+    for name, _, values, bounds, power in _spectra(blocks, k, rtol):
         values, bounds, (power, *_) = torch.stack([values, bounds, power.expand_as(values)]).tolist()
         spectra[name] = tuple([x * 4.0**power for x in row] for row in (values, bounds))
     return {name: spectra[name] for name in blocks}
@@ -554,17 +567,14 @@ def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4, parameters="w
     if norm == "gradient" and parameters != "weights":
         raise ValueError('norm="gradient" is defined for parameters="weights" only')
     blocks = layer_blocks(model, loss_fn, batch, parameters)
-    found = {}
     if norm == "spectral":
-        for name, values, _, power in _spectra(blocks, 1, rtol):
-            found[name] = torch.stack([values[0].abs(), power])
+        found = {name: (values[0].abs(), power) for name, _, values, _, power in _spectra(blocks, 1, rtol)}
     else:
+        found = {}
         gradients = layer_gradients(model, loss_fn, batch) if norm == "gradient" else {}
         for name, block in blocks.items():
             block, power = _normalized(block)
             value = (_exact_frobenius(block) if norm == "frobenius" else
                      gradient_quotient(block, gradients[name].flatten()).abs())
-            found[name] = torch.stack([value, power])
-    # On the host, in float64: a norm may be smaller than float32 can hold.
-    pairs = torch.stack([found[name] for name in blocks]).tolist()
-    return {name: value * 4.0**power for name, (value, power) in zip(blocks, pairs)}
+            found[name] = value, power
+    return _on_host({name: found[name] for name in blocks})

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .chain_rule import LayerBlock, _exact_trace, _normalized, _spectra, layer_blocks
+from .chain_rule import LayerBlock, _exact_trace, _spectra, layer_blocks
 from .curvature import check_batch, hessian
 from .explore import Explorable, _draw
 from .figures import BLUE, GREEN, ORANGE, PURPLE, SKY, _axes
@@ -419,9 +419,8 @@ def _measure(model, loss_fn, batch, patterns, lr, rtol, progress, notes):
     blocks, rows = _blocks(model, loss_fn, batch, set(chosen)), {}
     spectra = _spectra(blocks, 1, 1e-4)
     bar = tqdm(spectra, total=len(blocks), desc="layers", disable=not progress, leave=False)
-    for name, values, _, power in bar:
+    for name, block, values, _, power in bar:
         g, weight = gradients[name], trainable[name].detach()
-        block, _ = _normalized(blocks[name])
         if isinstance(block, LayerBlock) or block.shape[0] <= 128:
             total, error = _exact_trace(block), torch.zeros_like(power)
         else:

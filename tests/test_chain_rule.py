@@ -94,6 +94,9 @@ def test_float32_norms_where_signal_and_gradient_are_far_from_1(factor, norm, sa
     single = hl.layer_norms(model, F.cross_entropy, (inputs, labels), norm=norm, rtol=1e-3)
     double = hl.layer_norms(model.double(), F.cross_entropy, (inputs.double(), labels), norm=norm, rtol=1e-3)
     assert single == pytest.approx(double, rel=1e-3)
+    if norm == "spectral":  # traces go the same way
+        exact = hl.layer_traces(model, F.cross_entropy, (inputs.double(), labels))
+        assert hl.layer_traces(model.float(), F.cross_entropy, (inputs, labels)) == pytest.approx(exact, rel=1e-3)
 
 
 @given(st.sampled_from(list(hl.ACTIVATIONS)), st.sampled_from(list(LOSSES)), st.integers(0, 10 ** 6))

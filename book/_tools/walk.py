@@ -26,7 +26,9 @@ def walk(browser, address, folder, visitor):
     context = browser.new_context(**VISITORS[visitor])
     context.set_default_timeout(5000)
     page, pictures = context.new_page(), []
-    press = page.tap if VISITORS[visitor].get("has_touch") else page.click
+
+    def press(target, **where):
+        (target.tap if "has_touch" in VISITORS[visitor] else target.click)(**where)
 
     def look(name):
         page.wait_for_timeout(400)  # menus fade in
@@ -43,8 +45,8 @@ def walk(browser, address, folder, visitor):
     arrive()
     look("landing")
 
-    first = "article td a[href$='01-why.html']"
-    page.locator(first).scroll_into_view_if_needed()
+    first = page.locator("article td a[href$='01-why.html']")
+    first.scroll_into_view_if_needed()
     look("contents")
     press(first)
     page.wait_for_url("**/01-why.html")
@@ -56,13 +58,12 @@ def walk(browser, address, folder, visitor):
     slider.scroll_into_view_if_needed()
     before, box = image.get_attribute("src"), slider.bounding_box()
     look("figure")
-    end = {"x": box["width"] - 2, "y": box["height"] / 2}
-    (slider.tap if press == page.tap else slider.click)(position=end)
+    press(slider, position={"x": box["width"] - 2, "y": box["height"] / 2})
     page.wait_for_function("([i, before]) => i.src !== before && i.complete", arg=[image.element_handle(), before])
     look("slider-moved")
 
     page.evaluate("() => scrollTo(0, 0)")
-    press(".dropdown-launch-buttons > button")
+    press(page.locator(".dropdown-launch-buttons > button"))
     colab = page.locator(".dropdown-launch-buttons a[href*='colab']")
     colab.wait_for(state="visible")
     look("colab")
@@ -72,7 +73,7 @@ def walk(browser, address, folder, visitor):
     solution = page.locator(".solution.dropdown").first
     solution.scroll_into_view_if_needed()
     look("exercise")
-    press(".solution.dropdown > .admonition-title")
+    press(solution.locator("> .admonition-title"))
     solution.locator("section").wait_for(state="visible")
     solution.evaluate("s => scrollTo(0, s.getBoundingClientRect().top + scrollY - 120)")
     look("solution")
