@@ -544,10 +544,13 @@ def layer_spectra(model, loss_fn, batch, k=5, rtol=1e-4, parameters="weights"):
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     blocks = layer_blocks(model, loss_fn, batch, parameters)
+    found = {name: torch.stack([values, bounds, power.expand_as(values)])
+             for name, _, values, bounds, power in _spectra(blocks, k, rtol)}
+    columns = torch.cat(list(found.values()), dim=1).cpu().double()  # one transfer
     spectra = {}
-    for name, _, values, bounds, power in _spectra(blocks, k, rtol):
-        values, bounds, (power, *_) = torch.stack([values, bounds, power.expand_as(values)]).tolist()
-        spectra[name] = tuple([x * 4.0**power for x in row] for row in (values, bounds))
+    for name, part in zip(found, columns.split([each.shape[1] for each in found.values()], dim=1)):
+        values, bounds, power = part
+        spectra[name] = (values * 4.0**power).tolist(), (bounds * 4.0**power).tolist()
     return {name: spectra[name] for name in blocks}
 
 

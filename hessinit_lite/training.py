@@ -79,8 +79,8 @@ def train(model, data, lr, steps, batch_size=32, seed=0, loss_fn=F.cross_entropy
             optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / warmup)
         optimizer.step()
         run.losses[step] = loss.detach()
-    finite = all(bool(torch.isfinite(p).all()) for p in model.parameters())
-    run.diverged |= not finite or not bool(torch.isfinite(run.losses[:step + 1]).all())
+    finite = [torch.isfinite(x).all() for x in (run.losses[:step + 1], *model.parameters())]
+    run.diverged |= not bool(torch.stack(finite).all())
     if run.diverged:
         with torch.no_grad():
             for saved, p in zip(kept, model.parameters()):
