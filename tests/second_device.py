@@ -157,7 +157,7 @@ FACTORIES = ("tensor", "eye", "arange", "linspace", "logspace", "tril_indices", 
 
 
 @functools.cache
-def _register():
+def register():
     """Tell torch of the device; for as long as the process lives."""
     try:
         from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as setup
@@ -173,7 +173,7 @@ def _register():
 @contextlib.contextmanager
 def available():
     """Inside, "second" is a device of torch's. Raises Unavailable where torch has no Python backends."""
-    _register()
+    register()
     bridged = {name: _made_on_the_cpu(getattr(torch, name)) for name in FACTORIES} | {"Generator": _Generator}
     own = {name: getattr(torch, name) for name in bridged}
     try:

@@ -1,16 +1,14 @@
 """The chapters: every cell runs, stored text is what comes out, and what is stored is clean."""
 
-import os
+import datetime
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import nbformat
+import other_machines
 import pytest
+import second_device
+from other_machines import BOOK, NOTEBOOKS, UNDER_NBVAL, nbval
 
-BOOK = Path(__file__).resolve().parent.parent / "book"
-NOTEBOOKS = sorted(BOOK.glob("*.ipynb"))
 CHAPTERS = [path for path in NOTEBOOKS if path.stem != "results"]  # that page teaches nothing, it reports
 CHECK = "# NBVAL_CHECK_OUTPUT"
 
@@ -23,23 +21,56 @@ def is_live(cell):
     return "live" in cell.metadata.get("tags", [])
 
 
-def nbval(path, folder, results):
-    """nbval in lax mode: all cells must run, marked cells must print what is stored; results are kept apart."""
-    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-cell-timeout=900", "-q", "-p", "no:cacheprovider",
-               "--rootdir", str(folder), str(path)]
-    # One thread: the tests run side by side, and the chapters' nets are small.
-    environment = {**os.environ, "HESSINIT_RESULTS": str(results), "HESSINIT_SIZE": "quick", "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
-
-
 def test_there_are_chapters():
     assert NOTEBOOKS
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_nbval(path, tmp_path):
-    done = nbval(path, BOOK, tmp_path)
+    done = nbval(path, BOOK, tmp_path, UNDER_NBVAL["stored"])
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-2000:]
+
+
+@pytest.fixture
+def second():
+    try:
+        second_device.register()
+    except second_device.Unavailable as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize("mode", [mode for mode in other_machines.MODES if mode != "stored"])
+def test_one_notebook_a_day_as_on_other_machines(mode, request):
+    """In three weeks all of them in every mode; the weekly workflow runs all at once."""
+    if mode == "device":
+        request.getfixturevalue("second")
+    day = datetime.date.today().toordinal() + 5 * other_machines.MODES.index(mode)
+    path, offset = NOTEBOOKS[day % len(NOTEBOOKS)], other_machines.OFFSETS[day % len(other_machines.OFFSETS)]
+    assert other_machines.run(path, mode, offset) == [], f"{path.stem}, seeds shifted by {offset}" * (mode == "seeds")
+
+
+def test_a_claim_of_one_draw_and_a_mixed_device_are_found(tmp_path, second):
+    """The test above could let everything pass."""
+    cells = [
+        "import subprocess, sys, torch",
+        other_machines.DEVICE,
+        "generator = torch.Generator().manual_seed(0)\nassert torch.rand(1, generator=generator) < 0.5",  # it is 0.496
+        "torch.manual_seed(0)\nassert torch.rand(1) < 0.5",
+        "program = 'import torch; assert torch.rand(1, generator=torch.Generator().manual_seed(0)) < 0.5'\n"
+        "subprocess.run([sys.executable, '-c', program], check=True, stderr=subprocess.DEVNULL)",
+        "torch.ones(2, device=device) + torch.ones(2)",
+        "torch.ones(2, device=device).numpy()",
+    ]
+    path = tmp_path / "draw.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), path)
+    found = {mode: [re.match(r"cell (\d)", each)[1] for each in other_machines.run(path, mode, offset=7)]
+             for mode in ("seeds", "device")}
+    assert found == {"seeds": ["2", "3", "4"], "device": ["5", "6"]}
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda p: p.stem)
+def test_chapters_choose_their_device_in_the_line_that_other_modes_replace(path):
+    assert sum(other_machines.DEVICE in cell.source for cell in code_cells(nbformat.read(path, 4))) == 1
 
 
 def test_nbval_fails_when_a_stored_value_is_changed(tmp_path):
@@ -51,13 +82,13 @@ def test_nbval_fails_when_a_stored_value_is_changed(tmp_path):
     notebook.cells = notebook.cells[:last + 1]
     copy = tmp_path / path.name
     nbformat.write(notebook, copy)
-    unchanged = nbval(copy, tmp_path, tmp_path)
+    unchanged = nbval(copy, tmp_path, tmp_path, UNDER_NBVAL["stored"])
     assert unchanged.returncode == 0, unchanged.stdout
 
     output = notebook.cells[last].outputs[0]
     output.text = re.sub(r"\d", lambda digit: str((int(digit[0]) + 1) % 10), output.text, count=1)
     nbformat.write(notebook, copy)
-    changed = nbval(copy, tmp_path, tmp_path)
+    changed = nbval(copy, tmp_path, tmp_path, UNDER_NBVAL["stored"])
     assert changed.returncode == 1 and "1 failed" in changed.stdout, changed.stdout
 
 
