@@ -15,7 +15,7 @@ from collections import Counter
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "second"
 #: operations whose result has a size that the host must know, or is a value on the host
@@ -82,7 +82,7 @@ def _name(operation):
 def _run(operation, args, kwargs):
     """Run an operation on the CPU data of its second-device tensors, and wrap what comes out."""
     name, kwargs = _name(operation), dict(kwargs)
-    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
+    tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
     ours = [tensor for tensor in tensors if isinstance(tensor, SecondTensor)]
     copies = name in ("copy_", "_copy_from", "_to_copy")
     others = [tensor for tensor in tensors if not isinstance(tensor, SecondTensor) and tensor.ndim]

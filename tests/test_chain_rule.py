@@ -313,7 +313,8 @@ def check_all(model, loss_fn, batch, covered=True):
 
 NORMS = {
     "layer": (nn.LayerNorm((2, 3)), (2, 3)), "layer without bias": (nn.LayerNorm(3, bias=False), (2, 3)),
-    "root mean square": (nn.RMSNorm(3), (2, 3)), "group": (nn.GroupNorm(2, 4), (4, 3)),
+    **({"root mean square": (nn.RMSNorm(3), (2, 3))} if hasattr(nn, "RMSNorm") else {}),  # torch 2.4
+    "group": (nn.GroupNorm(2, 4), (4, 3)),
     "batch": (nn.BatchNorm1d(2).eval(), (2, 3)), "batch of features": (nn.BatchNorm1d(3).eval(), (3,)),
     "batch of pictures": (nn.BatchNorm2d(2).eval(), (2, 2, 2)),
     "instance": (nn.InstanceNorm1d(2, affine=True), (2, 4)),

@@ -4,13 +4,14 @@ Run as a script (`torchrun --nproc-per-node=2 tests/test_parallel.py equality`) 
 processes do.
 """
 
+import datetime
 import multiprocessing
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -249,11 +250,12 @@ def killed(device):
 
 
 def absent(device):
-    """The last rank lives on for a while, but never comes to the product."""
+    """The last rank lives on until the others are gone, but never comes to the product."""
     model, loss_fn, batch = case(device, torch.float64)
     operator = parallel.hessian(model, loss_fn, parallel.shard(batch))
     if is_last():
-        time.sleep(10)
+        with pytest.raises(dist.DistError):  # the first rank serves the store, and takes it along
+            dist.distributed_c10d._get_default_store().wait(["never"], datetime.timedelta(seconds=300))
     else:
         operator @ operator.gradient
 
@@ -289,7 +291,7 @@ def launch(worker, ranks, folder):
         for each in processes:
             each.start()
         for each in processes:
-            each.join(timeout=120)
+            each.join(timeout=300)
         return [(each.exitcode, (folder / f"{worker}{rank}.err").read_text())
                 for rank, each in enumerate(processes)]
     finally:
@@ -300,7 +302,7 @@ def launch(worker, ranks, folder):
 def torchrun(worker, ranks):
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone",
                            f"--nproc-per-node={ranks}", __file__, worker],
-                          capture_output=True, text=True, timeout=180, env={**os.environ, **environment()})
+                          capture_output=True, text=True, timeout=600, env={**os.environ, **environment()})
 
 
 def test_two_ranks_give_the_answers_of_one_process():
@@ -330,11 +332,10 @@ def test_the_error_of_one_rank_ends_all(worker, tmp_path):
 
 
 def test_a_killed_rank_ends_the_others(tmp_path):
-    start = time.monotonic()
     (first, text), (second, _) = launch("killed", 2, tmp_path)
     assert second == -signal.SIGKILL and first == 1
     assert "RuntimeError: rank 0 waited for the others in vain: a rank died" in text
-    assert time.monotonic() - start < 60  # the timeout that it was started with
+    assert not re.search("time.?out|timed out", text.split("torch says:")[1], re.I)  # at once
 
 
 def test_a_rank_that_does_not_come_ends_the_others_at_the_timeout(tmp_path):
@@ -396,7 +397,7 @@ def test_checksums_see_every_bit(alone, dtype):
 
 
 def main(worker):
-    device = parallel.start(timeout=5 if worker == "absent" else 60)
+    device = parallel.start(timeout=15 if worker == "absent" else 200)
     globals()[worker](device)
     print("done on", device)
 

@@ -13,7 +13,7 @@ import torch
 from second_device import SecondTensor
 from test_architectures import NETS, tiny
 from torch.nn import functional as F
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 import hessinit_lite as hl
 
@@ -110,7 +110,7 @@ def products(monkeypatch):
 
 
 def assert_same(found, expected):
-    found, expected = tree_leaves(found), tree_leaves(expected)
+    found, expected = tree_flatten(found)[0], tree_flatten(expected)[0]
     assert len(found) == len(expected) > 0
     for ours, theirs in zip(found, expected):
         if isinstance(theirs, str):

@@ -60,7 +60,7 @@ class Visit:
 
     def __init__(self, browser, url, **options):
         self.errors, self.outside = [], []
-        self.page = browser.new_page(**options)
+        self.page = site_checks.patient(browser.new_page(**options))
         self.page.route("**/*", self._only_files)
         self.page.on("pageerror", lambda error: self._error(str(error)))
         self.page.on("console", self._console)
@@ -124,7 +124,7 @@ def test_page_fits_a_phone(visit, page):
 @pytest.mark.parametrize("page", [*PAGES, "search"])
 def test_page_is_light_and_steady(browser, served, page):
     """How soon it answers depends on the machine: audit.py measures that."""
-    seen = site_checks.measure(browser, f"{served}{page}.html")
+    seen = site_checks.measure(browser, f"{served}{page}.html", formulas_in_time=True)
     assert 10_000 < seen["weight"] < 1_500_000
     assert seen["shift"] < 0.1
 
@@ -132,11 +132,11 @@ def test_page_is_light_and_steady(browser, served, page):
 @pytest.mark.parametrize("javascript", [True, False])
 def test_text_is_shown_where_formulas_cannot_be_drawn(browser, site, javascript):
     """The text waits for its formulas, but not for a script that does not come."""
-    context = browser.new_context(java_script_enabled=javascript)
+    context = site_checks.patient(browser.new_context(java_script_enabled=javascript))
     page = context.new_page()
     page.route("**/mathjax/**", lambda route: route.abort())
     page.goto(f"{site}/{NOTEBOOKS[0]}.html")
-    page.locator("article h1").wait_for(state="visible", timeout=4000)
+    page.locator("article h1").wait_for(state="visible")
     assert page.locator("article .math").count() and not page.locator("mjx-container").count()
     context.close()
 
@@ -209,7 +209,7 @@ def test_explorables_follow_the_keyboard(visit, page):
                 each.focus()
                 each.press(key)
                 changed = "([image, before]) => image.src !== before && image.complete && image.naturalWidth > 0"
-                seen.page.wait_for_function(changed, arg=[image.element_handle(), before], timeout=5000)
+                seen.page.wait_for_function(changed, arg=[image.element_handle(), before])
     assert seen.errors == []
 
 
@@ -221,7 +221,7 @@ def test_explorables_follow_the_theme(visit, page):
     theme = seen.page.evaluate("document.documentElement.dataset.theme")
     other = "light" if theme == "dark" else "dark"
     seen.page.evaluate("theme => { document.documentElement.dataset.theme = theme }", other)
-    seen.page.wait_for_function("([i, before]) => i.src !== before", arg=[image.element_handle(), before], timeout=5000)
+    seen.page.wait_for_function("([i, before]) => i.src !== before", arg=[image.element_handle(), before])
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -253,7 +253,7 @@ def test_the_switch_makes_the_page_dark(visit):
         seen.page.locator("button.theme-switch-button:visible").first.click()
         if seen.page.evaluate("document.documentElement.dataset.theme") == "dark":
             break
-    seen.page.wait_for_function(f"bright => ({background})() !== bright", arg=bright, timeout=5000)
+    seen.page.wait_for_function(f"bright => ({background})() !== bright", arg=bright)
     assert seen.page.evaluate("document.documentElement.dataset.theme") == "dark"
 
 
@@ -325,7 +325,7 @@ class TestFork:
         """At any depth: the 404 page finds its styles, and its links lead back into the book."""
         with site_checks.serve(fork, under="fork/") as address:
             for scheme in ("light", "dark"):
-                page = browser.new_page(color_scheme=scheme)
+                page = site_checks.patient(browser.new_page(color_scheme=scheme))
                 missing = []
                 page.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
                 page.goto(f"{address}book/no/such/page.html")

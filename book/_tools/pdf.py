@@ -14,7 +14,7 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, NameObject
-from site_checks import ROOT, chromium, open_chromium, pages, settle
+from site_checks import ROOT, chromium, open_chromium, pages, patient, settle, still
 
 NAME = "from-variance-to-the-hessian.pdf"
 _PREPARE = """async () => {
@@ -26,11 +26,11 @@ _PREPARE = """async () => {
 
 def print_page(browser, url):
     """One page of the site as a PDF in memory; its outline has the page's headings."""
-    page = browser.new_page(color_scheme="light")
+    page = patient(browser.new_page(color_scheme="light"))
     page.goto(url)
     settle(page)
     page.evaluate(_PREPARE)
-    page.wait_for_timeout(500)
+    still(page)
     margin = {"top": "20mm", "bottom": "22mm", "left": "20mm", "right": "20mm"}
     data = page.pdf(format="A4", scale=0.8, margin=margin, print_background=True, outline=True, tagged=True)
     title = page.locator("article h1").first.inner_text().rstrip("#").strip()

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
-from site_checks import ROOT, open_chromium, serve, settle
+from site_checks import ROOT, open_chromium, patient, serve, settle, still
 
 VISITORS = {
     "light": {"color_scheme": "light", "viewport": {"width": 1280, "height": 800}},
@@ -24,14 +24,14 @@ def walk(browser, address, folder, visitor):
     Every stop waits for what the stranger expects to see, and a playwright error says at which it did not come.
     """
     context = browser.new_context(**VISITORS[visitor])
-    context.set_default_timeout(5000)
+    patient(context)
     page, pictures = context.new_page(), []
 
     def press(target, **where):
         (target.tap if "has_touch" in VISITORS[visitor] else target.click)(**where)
 
     def look(name):
-        page.wait_for_timeout(400)  # menus fade in
+        still(page)  # menus fade in
         pictures.append(Path(folder) / f"{visitor}-{len(pictures)}-{name}.png")
         page.screenshot(path=pictures[-1])
 
