@@ -69,12 +69,12 @@ def test_float32_norms_at_the_books_size(digits):
 
 
 def test_float32_norms_of_saturated_outputs():
-    """Probabilities within 1e-6 of 0 and 1: the curvature is small, and right to 1e-4 all the same."""
+    """Many probabilities within 1e-6 of 0 and 1: the curvature is small, and right to 1e-4 all the same."""
     model, loss_fn, (x, t) = problem("relu", sizes=(6, 8, 3, 4), samples=30)
     with torch.no_grad():
         model.layers[-1].weight.mul_(20)
     exact = hl.layer_norms(model, loss_fn, (x, t))
-    assert F.softmax(model(x), 1).amax(1).median() > 1 - 1e-6
+    assert (F.softmax(model(x), 1).amax(1) > 1 - 1e-6).double().mean() > 0.2
     assert hl.layer_norms(model.float(), loss_fn, (x.float(), t)) == pytest.approx(exact, rel=1e-4)
 
 
@@ -367,7 +367,8 @@ def test_a_sparse_embedding_has_the_same_block():
         torch.manual_seed(0)
         model = Words(sparse=sparse)
         found.append([hl.layer_norms(model, F.cross_entropy, batch, norm=norm) for norm in ("spectral", "gradient")])
-    assert found[0] == found[1]
+    for whole, sparse in zip(*found):
+        assert sparse == pytest.approx(whole, rel=1e-5)
 
 
 def test_small_memory_gives_the_same_blocks():
@@ -434,8 +435,8 @@ GENERAL = {
 
 @pytest.mark.parametrize("name", GENERAL)
 def test_general_losses(name):
-    model, _, batch = problem("tanh")
-    loss_fn = GENERAL[name]
+    model, _, (x, _) = problem("tanh")
+    batch, loss_fn = (x, torch.tensor([0, 1, 1, 0, 1])), GENERAL[name]
     if name == "linear":
         assert set(hl.layer_traces(model, loss_fn, batch).values()) == {0.0}
         assert set(hl.layer_norms(model, loss_fn, batch).values()) == {0.0}
@@ -452,8 +453,8 @@ def test_the_saturating_loss_is_not_convex_and_its_signs_say_so():
 
 
 def test_ignored_samples_and_soft_labels():
-    model, _, (x, t) = problem("tanh")
-    check_blocks(model, F.cross_entropy, (x, torch.where(t == 0, -100, t)))
+    model, _, (x, _) = problem("tanh")
+    check_blocks(model, F.cross_entropy, (x, torch.tensor([-100, 1, 1, -100, 0])))
     soft = torch.rand(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     check_blocks(model, F.cross_entropy, (x, soft / soft.sum(1, keepdim=True)))
 

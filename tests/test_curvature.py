@@ -408,7 +408,7 @@ def test_float32_error(kind, activation, saturated, error):
     if not saturated:
         hl.init_(model, "forward", generator=torch.Generator().manual_seed(0))
     exact = DENSE[kind][0](model, loss_fn, batch)
-    assert (exact.loss > 5) == saturated
+    assert (exact.loss > 2.5) == saturated  # knowing nothing costs log 5 = 1.6
     v = _vectors(exact, 0)
     expected = exact @ v
     found = DENSE[kind][0](model.float(), loss_fn, (batch[0].float(), batch[1])) @ v.float()

@@ -159,8 +159,8 @@ def test_second_derivatives_are_those_of_finite_differences(name):
 
     products = torch.stack([operator @ v[:, 0], operator @ v[:, 1]], dim=1)
     torch.testing.assert_close(operator.matmat(v), products)
-    step = 1e-5 * v[:, 0]
-    expected = (gradient(at + step) - gradient(at - step)) / 2e-5
+    step = 1e-7 * v[:, 0]  # larger ones may cross a kink of a maximum pool
+    expected = (gradient(at + step) - gradient(at - step)) / 2e-7
     torch.testing.assert_close(products[:, 0], expected, rtol=1e-5, atol=1e-5 * expected.abs().max())
 
 

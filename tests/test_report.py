@@ -316,10 +316,13 @@ def test_words_of_their_own(theirs):
 
 @pytest.mark.parametrize("loss_fn", [lambda z, t: -F.mse_loss(z, t), lambda z, t: -(z**4).mean()])
 def test_the_largest_eigenvalue_is_the_positive_one(loss_fn):
-    model, _, batch = problem("tanh", "mse")
-    report = hl.report(model, loss_fn, batch)
-    values = torch.linalg.eigvalsh(dense_hessian(model, loss_fn, batch))
+    for seed in range(20):  # to the first net with its largest eigenvalue in magnitude below zero
+        model, _, batch = problem("tanh", "mse", seed=seed)
+        values = torch.linalg.eigvalsh(dense_hessian(model, loss_fn, batch))
+        if values[0].abs() > values[-1]:
+            break
     assert values[0].abs() > values[-1]
+    report = hl.report(model, loss_fn, batch)
     assert report.eigenvalue == pytest.approx(values[-1].item(), abs=2e-3 * (values[-1] - values[0]).item())
     assert any("negative" in f.text or "no positive" in f.text for f in report.findings)
 
