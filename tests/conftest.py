@@ -1,11 +1,16 @@
 """Settings of the whole test suite."""
 
+import contextlib
+
 import hypothesis
 import pytest
+import second_device
 import torch
 
 import hessinit_lite as hl
 
+with contextlib.suppress(second_device.Unavailable):  # its tests are skipped then, with the reason
+    second_device.register()  # before the first backward pass: that is when autograd counts devices
 torch.set_num_threads(1)  # tiny tensors: a second thread would only cost
 # No deadline: the first example of a test pays for torch's warm-up. Fixed examples: same run, same result.
 hypothesis.settings.register_profile("book", deadline=None, max_examples=25, derandomize=True)

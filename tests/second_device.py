@@ -158,7 +158,7 @@ FACTORIES = ("tensor", "eye", "arange", "linspace", "logspace", "tril_indices", 
 
 @functools.cache
 def register():
-    """Tell torch of the device; for as long as the process lives."""
+    """Tell torch of the device, for as long as the process lives; before its first backward pass."""
     try:
         from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as setup
 
