@@ -44,7 +44,7 @@ def test_one_notebook_a_day_as_on_other_machines(mode, request):
     """In three weeks all of them in every mode; the weekly workflow runs all at once."""
     if mode == "device":
         request.getfixturevalue("second")
-    day = datetime.date.today().toordinal() + 5 * other_machines.MODES.index(mode)
+    day = datetime.date.today().toordinal() + 10 * other_machines.MODES.index(mode)
     path, offset = NOTEBOOKS[day % len(NOTEBOOKS)], other_machines.OFFSETS[day % len(other_machines.OFFSETS)]
     assert other_machines.run(path, mode, offset) == [], f"{path.stem}, seeds shifted by {offset}" * (mode == "seeds")
 
