@@ -13,7 +13,7 @@ from .principle import InitReport, hessian_init_
 from .report import CurvatureReport, report
 from .results import Results
 from .schemes import SCHEMES, init_
-from .spectrum import (frobenius_norm, gradient_quotient, spectral_density, top_eigenpairs,
+from .spectrum import (Estimate, frobenius_norm, gradient_quotient, spectral_density, top_eigenpairs,
                        top_eigenvalues, trace)
 from .training import Run, accuracy, sweep, train
 from .variance import (FixedPoint, correlation_map, correlation_profile, cross_moments, dropout_factor,

@@ -16,6 +16,7 @@ normalized input.
 
 import math
 from collections import Counter
+from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
@@ -23,36 +24,150 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from .curvature import check_batch, check_vectors, each_batch, gauss_newton, is_loader
-from .losses import output_curvature
-from .models import check_module, weight_layers
-from .spectrum import gradient_quotient, top_eigenpairs
+from .losses import mean_weight, output_curvature, output_root, pull_back
+from .models import WEIGHT_LAYERS, is_computed, original
+from .spectrum import Estimate, frobenius_norm, gradient_quotient, top_eigenpairs, trace
 
 NORMS = ("spectral", "frobenius", "gradient")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CHANNEL_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
 _TRAILING_NORMS = (nn.LayerNorm, nn.RMSNorm) if hasattr(nn, "RMSNorm") else (nn.LayerNorm,)
-_COVERED = (nn.Linear, nn.Embedding, *_CONVOLUTIONS, *_CHANNEL_NORMS, *_TRAILING_NORMS)
+_NORMS = (*_CHANNEL_NORMS, *_TRAILING_NORMS)
+#: The layers whose blocks have factors: torch's own classes. A subclass may compute anything.
+_COVERED = {nn.Linear, nn.Embedding, *_CONVOLUTIONS, nn.GroupNorm, *_TRAILING_NORMS,
+            nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
+            nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d}
+#: A block without factors that has more rows is not formed: its trace and Frobenius norm are estimated,
+#: from so many products.
+FORMED, ESTIMATED_FROM = 2048, 64
 
 
-class LayerBlock:
+class Block:
+    """A layer's Gauss-Newton block [P, P], known by its products: `.shape`, `@`, `.matmat`.
+
+    Its numbers are float64 tensors without dimension: they hold where single precision would not.
+    """
+
+    def __init__(self, operator):
+        self._operator, self._power = operator, 0
+        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
+
+    def __matmul__(self, vector):
+        return self._operator @ vector
+
+    def matmat(self, matrix, memory=None):
+        return self._operator.matmat(matrix, memory)
+
+    def _units(self):
+        """The block divided by 4^power, as an operator."""
+        return self._operator
+
+    def _scaled(self, value):
+        return torch.as_tensor(value).double() * 4.0 ** self._power
+
+    def _columns(self):
+        """The unit vectors and their products, [P, 64] at a time: the whole block, in P products."""
+        chunks = torch.arange(self.shape[0], device=self.device).split(64)
+        for rows in tqdm(chunks, desc="columns", leave=False, delay=2):
+            units = torch.zeros(self.shape[0], len(rows), dtype=self.dtype, device=self.device)
+            units[rows, torch.arange(len(rows), device=self.device)] = 1
+            yield units, self._units().matmat(units)
+
+    def trace(self):
+        """The trace, exact; from P products where there are no factors."""
+        return self._scaled(sum((units * products).sum() for units, products in self._columns()))
+
+    def frobenius(self, memory=None):
+        """The Frobenius norm, exact; from P products where there are no factors."""
+        return self._scaled(sum(p.square().sum() for _, p in self._columns()).sqrt())
+
+    def norm(self, rtol=1e-4):
+        """The spectral norm: the largest magnitude of an eigenvalue."""
+        return self.spectrum(1, rtol)[0][0].abs()
+
+    def quotient(self, direction):
+        """dᵀHd / dᵀd for a direction [P] or in the shape of the weight."""
+        return self._scaled(gradient_quotient(self._units(), direction.flatten()))
+
+    def spectrum(self, k=1, rtol=1e-4):
+        """`(values, bounds)`, float64, of the k eigenvalues of largest magnitude (see `layer_spectra`)."""
+        values, bounds, _ = self._largest(k, rtol, None)
+        return values, bounds
+
+    def _largest(self, k, rtol, near):
+        """`(values, bounds, y)`: the k largest eigenvalues in magnitude, or all of a block with fewer.
+
+        y [C, N] are the coordinates r_cn·x of the first eigenvector x, and `near` is a guess of them;
+        both are None where the block has no factors.
+        """
+        if self.shape[0] <= 128:  # small enough to be formed: exact, repeated eigenvalues included
+            values, vectors, bounds = self._formed(k)
+            return values, bounds, self._coordinates(vectors[:, 0])
+        operator, start, generator = self._start(near)
+        values, vectors, bounds = top_eigenpairs(operator, min(k, len(start)), rtol, generator, start)
+        return self._scaled(values), self._scaled(bounds), self._coordinates(vectors[:, 0], operator)
+
+    def _formed(self, k):
+        eye = torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
+        dense = self._units().matmat(eye).double()
+        # Averaged: eigh reads one triangle. In double: float32's often fails on matrices of low rank.
+        values, vectors = torch.linalg.eigh((dense + dense.T) / 2)
+        order = values.abs().argsort(descending=True)[:k]
+        values, vectors = values[order], vectors[:, order]
+        rounding = torch.finfo(self.dtype).eps * (len(dense) + 8) * values[0].abs()
+        return self._scaled(values), vectors.to(self.dtype), self._scaled(rounding).expand_as(values)
+
+    def _start(self, near):
+        """(operator, first vector, generator) for Lanczos. Fixed: the same input gives the same number."""
+        operator = self._units()
+        generator = torch.Generator(self.device).manual_seed(0)
+        return operator, torch.randn(operator.shape[0], dtype=self.dtype, device=self.device,
+                                     generator=generator), generator
+
+    def _coordinates(self, vector, operator=None):
+        return None
+
+
+def _balanced(factor):
+    """The factor over 2^p, and p: with entries of order 1 its squares neither under- nor overflow.
+
+    A power of 2 rounds nothing; 2^±126 still has an inverse in float32.
+    """
+    power = torch.frexp(factor.abs().amax()).exponent.clamp(-126, 126)
+    return factor * torch.exp2(-power.to(factor.dtype)), power
+
+
+class LayerBlock(Block):
     """One layer's Gauss-Newton block [P, P], P = d_out · d_in, held as its factors.
 
     `inputs` F [N, T, d_in], `curvature` G [C, N, T, d_out], `signs` [C, N] (±1).
-    A symmetric operator like those of `curvature.py`: `.shape`, `@`, `.matmat`.
     """
 
     def __init__(self, inputs, curvature, signs):
-        self.inputs, self.curvature, self.signs = inputs, curvature, signs
+        (self._inputs, self._in_power), (self._curvature, self._out_power) = map(_balanced, (inputs, curvature))
+        self._power, self.signs = self._in_power + self._out_power, signs
         self.shape = (inputs.shape[-1] * curvature.shape[-1],) * 2
         self.dtype, self.device = inputs.dtype, inputs.device
 
-    def scaled(self, curvature, inputs=1):
-        """The block times (curvature · inputs)²: the same with these factors on G and F."""
-        return LayerBlock(self.inputs * inputs, self.curvature * curvature, self.signs)
+    @property
+    def inputs(self):
+        """F [N, T, d_in]."""
+        return self._inputs * torch.exp2(self._in_power.to(self.dtype))
+
+    @property
+    def curvature(self):
+        """G [C, N, T, d_out]."""
+        return self._curvature * torch.exp2(self._out_power.to(self.dtype))
+
+    def _scaled(self, value):
+        return value.double() * torch.exp2(2 * self._power.double())
+
+    def _units(self):
+        return _Units(self)
 
     def _matrices(self, vectors):
         """Rows of [K, P] as directions [K, d_out, d_in]."""
-        return vectors.reshape(len(vectors), self.curvature.shape[-1], self.inputs.shape[-1])
+        return vectors.reshape(len(vectors), self._curvature.shape[-1], self._inputs.shape[-1])
 
     def _vectors(self, matrices):
         return matrices.flatten(1)
@@ -62,64 +177,92 @@ class LayerBlock:
 
         direction: V, in the shape of the weight or flat.
         """
-        return self._project(self._matrices(direction.reshape(1, -1)))[0]
+        return self._back(self._project(self._matrices(direction.reshape(1, -1)))[0], 1)
 
     def _project(self, matrices):
-        images = torch.einsum("nti,koi->knto", self.inputs, matrices)
-        return torch.einsum("cnto,knto->kcn", self.curvature, images)
+        images = torch.einsum("nti,koi->knto", self._inputs, matrices)
+        return torch.einsum("cnto,knto->kcn", self._curvature, images)
+
+    def _back(self, tensor, times):
+        """What was made with `times` pairs of balanced factors, times 2^(power · times)."""
+        for _ in range(times):
+            for power in (self._in_power, self._out_power):
+                tensor = tensor * torch.exp2(power.to(self.dtype))
+        return tensor
 
     def quadratic_form(self, direction):
         """H_w(k)[V, V] of Theorem 1 for V in the shape of the weight: a tensor without dimension."""
-        return (self.signs * self.project(direction) ** 2).sum()
+        found = self._project(self._matrices(direction.reshape(1, -1)))[0]
+        return self._scaled((self.signs * found ** 2).sum())
 
     def combine(self, y):
         """The sums Σ_cn y_cn r_cn for each of y [K, C, N], as [K, P]."""
-        pulled = torch.einsum("kcn,cnto->knto", y, self.curvature)
-        return self._vectors(torch.einsum("knto,nti->koi", pulled, self.inputs))
+        return self._back(self._combine(y), 1)
+
+    def _combine(self, y):
+        pulled = torch.einsum("kcn,cnto->knto", y, self._curvature)
+        return self._vectors(torch.einsum("knto,nti->koi", pulled, self._inputs))
 
     def _products(self, vectors):
-        return self.combine(self.signs * self._project(self._matrices(vectors)))
+        """Of rows [K, P], in units of 4^power."""
+        return self._combine(self.signs * self._project(self._matrices(vectors)))
 
     def __matmul__(self, vector):
-        return self._products(check_vectors(self, vector, 1)[None])[0]
+        return self._back(self._products(check_vectors(self, vector, 1)[None])[0], 2)
 
-    def matmat(self, matrix, memory=2**28):
+    def matmat(self, matrix, memory=None):
         """The product with a matrix [P, K], as [P, K]; memory: bytes that a chunk of columns may take."""
-        columns = check_vectors(self, matrix, 2).T
-        samples, places, width = self.curvature.shape[1:]
-        chunk = max(1, memory // (2 * samples * places * width * self.inputs.element_size()))
-        return torch.cat([self._products(part) for part in columns.split(chunk)]).T
+        return self._back(self._matmat(check_vectors(self, matrix, 2), memory), 2)
 
-    def gram(self):
-        """A smaller operator with the same nonzero eigenvalues, or the block itself.
+    def _matmat(self, matrix, memory=None):
+        samples, places, width = self._curvature.shape[1:]
+        chunk = max(1, (memory or 2**28) // (2 * samples * places * width * self._inputs.element_size()))
+        return torch.cat([self._products(part) for part in matrix.T.split(chunk)]).T
+
+    def _start(self, near):
+        operator, start, generator = self._gram(), None, torch.Generator(self.device).manual_seed(0)
+        start = torch.randn(operator.shape[0], dtype=self.dtype, device=self.device, generator=generator)
+        if near is not None and near.shape == self.signs.shape:
+            guess = near.T.flatten() if isinstance(operator, _Gram) else self._combine(near[None])[0]
+            length = torch.linalg.vector_norm(guess)
+            start = 0.3 * start / torch.linalg.vector_norm(start) + guess / torch.where(length > 0, length, 1)
+        return operator, start, generator
+
+    def _coordinates(self, vector, operator=None):
+        if isinstance(operator, _Gram):
+            return vector.view(self.signs.shape[::-1]).T
+        return self._project(self._matrices(vector[None]))[0]
+
+    def _gram(self):
+        """A smaller operator with the same nonzero eigenvalues, or the block itself; both over 4^power.
 
         The block is R Rᵀ with the terms r_cn as columns of R; RᵀR is only [CN, CN]. A loss that
         is not convex puts signs in between: then, and where CN > P, it is the block.
         """
-        dual = (self.inputs.shape[1] == 1 and self.signs.numel() < self.shape[0]
+        dual = (self._inputs.shape[1] == 1 and self.signs.numel() < self.shape[0]
                 and bool((self.signs > 0).all()))
-        return _Gram(self) if dual else self
+        return _Gram(self) if dual else self._units()
 
     def trace(self):
-        """Σ_cn ±‖r_cn‖²: exact, a tensor without dimension. ‖r_cn‖² = Σ_ts (G_cnt·G_cns)(F_nt·F_ns)."""
-        if self.inputs.shape[1] == 1:
-            sizes = (torch.linalg.vector_norm(self.curvature[:, :, 0], dim=-1)
-                     * torch.linalg.vector_norm(self.inputs[:, 0], dim=-1)) ** 2
+        """Σ_cn ±‖r_cn‖²: exact. ‖r_cn‖² = Σ_ts (G_cnt·G_cns)(F_nt·F_ns)."""
+        if self._inputs.shape[1] == 1:
+            sizes = (torch.linalg.vector_norm(self._curvature[:, :, 0], dim=-1)
+                     * torch.linalg.vector_norm(self._inputs[:, 0], dim=-1)) ** 2
         else:
-            places = self.inputs @ self.inputs.mT
-            sizes = torch.stack([(g @ g.mT * places).sum((1, 2)) for g in self.curvature])
-        return (self.signs * sizes).sum()
+            places = self._inputs @ self._inputs.mT
+            sizes = torch.stack([(g @ g.mT * places).sum((1, 2)) for g in self._curvature])
+        return self._scaled((self.signs * sizes).sum())
 
     def frobenius(self, memory=2**28):
         """‖H_w(k)‖_F: the Frobenius norm of the CN × CN Gram matrix r_cn·r_dm, in bands that fit memory.
 
         With T = 1 an entry is (F_n·F_m)(G_cn·G_dm): the Gram matrices of F and of G suffice.
         """
-        classes, samples, places, _ = self.curvature.shape
-        floats = memory // self.inputs.element_size()
-        total = self.inputs.new_zeros(())
+        classes, samples, places, _ = self._curvature.shape
+        floats = memory // self._inputs.element_size()
+        total = self._inputs.new_zeros(())
         if places == 1:
-            rows, flat = self.inputs[:, 0], self.curvature[:, :, 0]
+            rows, flat = self._inputs[:, 0], self._curvature[:, :, 0]
             for band in torch.arange(samples, device=self.device).split(
                     max(1, floats // (classes**2 * samples))):
                 gram = torch.einsum("cbo,dmo->cbdm", flat[:, band], flat)
@@ -133,11 +276,11 @@ class LayerBlock:
                 for b in bands:
                     gram = left @ self._rows(b).T
                     total += self.signs[:, a].flatten() @ gram.square_() @ self.signs[:, b].flatten()
-        return total.clamp(min=0).sqrt()
+        return self._scaled(total.clamp(min=0).sqrt())
 
     def _rows(self, band):
         """The terms r_cn of some samples, [C · band, d_out · d_in]."""
-        return torch.einsum("cnto,nti->cnoi", self.curvature[:, band], self.inputs[band]).flatten(
+        return torch.einsum("cnto,nti->cnoi", self._curvature[:, band], self._inputs[band]).flatten(
             2).flatten(0, 1)
 
 
@@ -152,10 +295,6 @@ class EmbeddingBlock(LayerBlock):
         self.tokens, self.table = tokens, table
         self.shape = (math.prod(table),) * 2
 
-    def scaled(self, curvature, inputs=1):
-        block = super().scaled(curvature, inputs)
-        return EmbeddingBlock(block.inputs, block.curvature, block.signs, self.tokens, self.table)
-
     def _matrices(self, vectors):
         return vectors.view(-1, *self.table)[:, self.tokens].mT
 
@@ -165,12 +304,25 @@ class EmbeddingBlock(LayerBlock):
         return full.flatten(1)
 
 
-class _Gram:
-    """RᵀR of a `LayerBlock`: entries (F_n·F_m)(G_cn·G_dm), never formed."""
+class _Units:
+    """A `LayerBlock` over 4^power, as an operator."""
 
     def __init__(self, block):
-        self.inputs = block.inputs[:, 0]
-        self.curvature = block.curvature[:, :, 0].transpose(0, 1).contiguous()  # [N, C, d_out]
+        self.block, self.shape, self.dtype, self.device = block, block.shape, block.dtype, block.device
+
+    def __matmul__(self, vector):
+        return self.block._products(vector[None])[0]
+
+    def matmat(self, matrix, memory=None):
+        return self.block._matmat(matrix, memory)
+
+
+class _Gram:
+    """RᵀR of a `LayerBlock` over 4^power: entries (F_n·F_m)(G_cn·G_dm), never formed."""
+
+    def __init__(self, block):
+        self.inputs = block._inputs[:, 0]
+        self.curvature = block._curvature[:, :, 0].transpose(0, 1).contiguous()  # [N, C, d_out]
         samples, width = self.inputs.shape
         # F Fᵀ times a matrix [N, d_out], in whichever order is cheaper.
         self.similarity = self.inputs @ self.inputs.T if samples < 2 * width else None
@@ -187,39 +339,72 @@ class _Gram:
         return torch.bmm(self.curvature, mixed[:, :, None]).flatten()
 
 
-def curved_layers(model):
-    """{name: module} of the dense, convolutional and embedding layers whose weight is trainable.
+def _key(parameter):
+    """A weight is called as its module, any other parameter by its full name."""
+    return parameter[:-len("weight")].rstrip(".") if parameter.rpartition(".")[2] == "weight" else parameter
 
-    Raises TypeError if `model` is no module, ValueError if it has no such layer or all are frozen.
+
+def curved_weights(model, frozen=False):
+    """{key: name} of every trainable weight: parameters of two or more dimensions that are not a norm's.
+
+    The key is the module's name for `.weight`, else the parameter's full name (attention's
+    "attn.in_proj_weight", "lstm.weight_ih_l0"). A weight that several modules share is listed once.
+    frozen: list frozen ones, too.
+
+    Raises TypeError if `model` is no module, ValueError where there is none, all are frozen, or a
+    layer's weight is computed from other parameters.
     """
-    check_module(model)
-    embeddings = {name for name, m in model.named_modules() if isinstance(m, nn.Embedding)}
-    layers = weight_layers(model) if not embeddings else {
-        name: m for name, m in model.named_modules()
-        if name in embeddings or isinstance(m, (nn.Linear, *_CONVOLUTIONS))}
-    layers = {name: m for name, m in layers.items() if m.weight.requires_grad}
-    if not layers:
+    model = original(model)
+    for name, module in model.named_modules():
+        if isinstance(module, (*WEIGHT_LAYERS, nn.Embedding)) and is_computed(module):
+            raise ValueError(f"the weight of {name!r} is computed from other parameters: undo the parametrization "
+                             "(torch.nn.utils.parametrize.remove_parametrizations, prune.remove), or ask for "
+                             'parameters="all"')
+    weights = {name: p for name, p in model.named_parameters()
+               if p.ndim > 1 and not isinstance(_owner(model, name), _NORMS)}
+    if not weights:
+        raise ValueError("the model has no layers to initialize or to measure: it needs a parameter with two "
+                         "dimensions or more, as those of Linear and Conv layers")
+    found = {_key(name): name for name, p in weights.items() if frozen or p.requires_grad}
+    if not found:
         raise ValueError("every weight is frozen: set requires_grad=True on some")
-    for name, m in layers.items():
-        if not isinstance(m.weight, nn.Parameter):
-            raise ValueError(f"the weight of {name!r} is computed from other parameters: undo the "
-                             "parametrization (torch.nn.utils.parametrize.remove_parametrizations)")
-    return layers
+    return found
 
 
-def _chosen(model, parameters):
+def _owner(model, parameter):
+    return model.get_submodule(parameter.rpartition(".")[0])
+
+
+def _chosen(model, parameters, layers):
     """{key: (module, attribute, parameter's name)} of what layer_blocks is to describe."""
     if parameters == "weights":
-        return {name: (m, "weight", f"{name}.weight".lstrip("."))
-                for name, m in curved_layers(model).items()}
-    if parameters != "all":
+        names = curved_weights(model)
+    elif parameters == "all":
+        names = {name: name for name, p in model.named_parameters() if p.requires_grad}
+        if not names:
+            raise ValueError("every parameter is frozen: set requires_grad=True on some")
+    else:
         raise ValueError(f"unknown parameters {parameters!r}; known: weights, all")
-    check_module(model)
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    if not names:
-        raise ValueError("every parameter is frozen: set requires_grad=True on some")
-    split = [name.rpartition(".") for name in names]
-    return {"".join(parts): (model.get_submodule(parts[0]), parts[2], "".join(parts)) for parts in split}
+    if layers is not None:
+        patterns = [layers] if isinstance(layers, str) else list(layers)
+        for pattern in patterns:
+            if not any(fnmatchcase(key, pattern) for key in names):
+                raise ValueError(f"no layer is called {pattern!r}; known: {', '.join(names)}")
+        if not patterns:
+            raise ValueError("layers is empty: name at least one, or leave it out for all")
+        names = {key: name for key, name in names.items() if any(fnmatchcase(key, p) for p in patterns)}
+    return {key: (_owner(model, name), name.rpartition(".")[2], name) for key, name in names.items()}
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _is_plain(module):
+    """Whether a module computes what its class in torch does: no subclass, patch, hook or compiled form."""
+    return (type(module) in _COVERED and not any(getattr(module, hooks) for hooks in _HOOKS)
+            and not {"forward", "__call__"} & vars(module).keys()
+            and getattr(module, "_compiled_call_impl", None) is None
+            and not torch.nn.modules.module._has_any_global_hook())
 
 
 def _uses(outputs):
@@ -306,81 +491,78 @@ def _join(tensors, axis):
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=axis)
 
 
-def _pull_back(outputs, us, s, memory):
+def _factor_gradients(outputs, us, s, memory):
     """Gradients of the columns of S in each of `us`, a chunk of classes at a time.
 
     Yields lists of (G [chunk, N, ...], apart) for each u. apart: do samples not see each other between u
-    and the outputs? A column whose samples are weighted at random tells: so must its G be.
+    and the outputs? Where they do not, a weight on each sample of any column is one on its G. The column
+    that is tried is a random mix of all.
     """
     generator = torch.Generator(s.device).manual_seed(0)
+    mix = torch.randn(len(s), 1, 1, dtype=s.dtype, device=s.device, generator=generator)
     weights = torch.randn(s.shape[1], 1, dtype=s.dtype, device=s.device, generator=generator)
-    columns = torch.cat([s[:1] * weights, s])
-    chunk = max(2, memory // sum(2 * u.numel() * u.element_size() for u in us))
+    tried = (mix * s).sum(0, keepdim=True)
+    columns = torch.cat([weights * tried, tried, s])
+    chunk = max(3, memory // sum(2 * u.numel() * u.element_size() for u in us))
     apart = None
     for part in columns.split(chunk):
-        gradients = torch.autograd.grad(outputs, us, part, is_grads_batched=True, retain_graph=True)
+        gradients = pull_back([outputs], us, [part], batched=True)
         if apart is None:
-            errors = [torch.stack([(g[0].flatten(1) - weights * g[1].flatten(1)).norm(), g[1].norm()])
+            errors = [torch.stack([(g[0].flatten(1) - weights * g[1].flatten(1)).norm(), g[0].norm()])
                       for g in gradients]
             tolerance = 4 * torch.finfo(s.dtype).eps ** 0.5
             apart = [error <= tolerance * norm for error, norm in torch.stack(errors).tolist()]
-            gradients = [g[1:] for g in gradients]
+            gradients = [g[2:] for g in gradients]
         yield list(zip(gradients, apart))
 
 
-def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28):
+def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28, layers=None):
     """{layer name: block} for every trainable weight of `model`: its Gauss-Newton block H_w(k).
 
-    Dense, convolutional and embedding layers give a `LayerBlock` from one forward pass and a backward
-    pass for each class; so do, with parameters="all" (keys are then the parameters' names), biases and
-    the weights of norms. What this does not cover (other layers; a weight that is used in several
-    modules or outside its own; layers that are not fed sample by sample, or samples that see each
-    other) gives the matrix-free `gauss_newton` of the same block.
+    torch's dense, convolutional and embedding layers give a `LayerBlock` from one forward pass and a
+    backward pass for each class; so do, with parameters="all" (keys are then the parameters' names),
+    biases and the weights of norms. Everything else gives a `Block` of the same matrix, known by its
+    products only: other layers (attention, recurrent, transposed convolutions) and any subclass; layers
+    with hooks or a patched forward; a weight that is used in several modules or outside its own; layers
+    that are not fed sample by sample, or samples that see each other; outputs that are not [N, classes];
+    and so many classes that the factors of H_z would not fit into `memory`.
 
     batch: a pair (inputs, targets), or a loader of such pairs, whose blocks are joined; the factors of
         all samples are then in memory at once.
-    memory: bytes that the backward passes may take beside the factors; classes are taken in chunks.
+    memory: bytes for the factors of H_z, and again for the backward passes, beside the factors of the
+        blocks; classes are taken in chunks.
+    layers: keys, or patterns such as "blocks.*", if not all are wanted.
 
-    Raises what `check_batch` raises, ValueError for a model whose weights are all frozen, for
-    outputs that are not [N, classes], and under torch.no_grad().
+    Raises what `check_batch` raises, ValueError for a model whose weights are all frozen or computed
+    from others, for patterns that fit none, and under torch.no_grad().
     """
     if not torch.is_grad_enabled():
         raise ValueError("the layers' curvature is computed by backward passes: call this outside of "
                          "torch.no_grad()")
-    chosen = _chosen(model, parameters)
+    model = original(model)
+    chosen = _chosen(model, parameters, layers)
     if is_loader(batch):
         return _joined_blocks(model, loss_fn, batch, parameters, memory, chosen)
-    layers = {m for m, _, _ in chosen.values() if isinstance(m, _COVERED)}
-    calls = {m: [] for m in layers}
+    return _blocks_of_batch(model, loss_fn, batch, memory, chosen)[1]
 
-    def capture(layer, args, output):
-        calls[layer].append((args[0].detach(), output))
-        return output.clone()  # so that an in-place activation leaves our u = W z + b alone
 
-    hooks = [layer.register_forward_hook(capture) for layer in layers]
-    try:
-        outputs, _ = check_batch(model, loss_fn, batch)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if outputs.ndim != 2:
-        raise ValueError(f"outputs must be [N, classes], got shape {tuple(outputs.shape)}: use "
-                         "gauss_newton(..., layer=...) for such a model")
+def _blocks_of_batch(model, loss_fn, batch, memory, chosen):
+    """(what the loss's mean divides by, {key: block}) of one batch."""
+    outputs, calls = _run_and_listen(model, loss_fn, batch, {m for m, _, _ in chosen.values() if _is_plain(m)})
     samples, uses = len(outputs), _uses(outputs)
     covered = {key: (m, attribute) for key, (m, attribute, _) in chosen.items()
-               if calls.get(m) and uses[getattr(m, attribute)] == len(calls[m])  # else used elsewhere, too
+               if attribute in ("weight", "bias") and calls.get(m)
+               and uses[getattr(m, attribute)] == len(calls[m])  # else used elsewhere, too
                and all(_fits(m, x, samples) for x, _ in calls[m])}
-    layers = dict.fromkeys(m for m, _ in covered.values())
+    fits = outputs.ndim == 2 and outputs.shape[1] * outputs.numel() * outputs.element_size() <= memory
+    layers = dict.fromkeys(m for m, _ in covered.values()) if fits else {}
     blocks = {}
     if layers:
         s, signs = output_curvature(loss_fn, outputs, batch[1])
-        order = s.square().sum((1, 2)).argsort(descending=True)  # for the probe in _pull_back
-        s, signs = s[order], signs[order]
-        pulled = _pull_back(outputs, [u for m in layers for _, u in calls[m]], s, memory)
         factors = {key: _factors(m, attribute, [x for x, _ in calls[m]])
                    for key, (m, attribute) in covered.items()}
         stored = {key: [] for key in covered}
-        for found in pulled:
+        for found in _factor_gradients(outputs, [u for m in layers for _, u in calls[m]], s, memory):
             found = iter(found)
             of = {m: [next(found) for _ in calls[m]] for m in layers}
             places = {m: _join([_places(m, g, 2) for g, _ in of[m]], 2) for m in layers}
@@ -394,147 +576,146 @@ def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28):
                                EmbeddingBlock(inputs, curvature, signs, tokens, tuple(m.weight.shape)))
     for key, (_, _, name) in chosen.items():
         if key not in blocks:
-            blocks[key] = gauss_newton(model, loss_fn, batch, layer=name)
-    return {key: blocks[key] for key in chosen}
+            blocks[key] = Block(gauss_newton(model, loss_fn, batch, layer=name))
+    return mean_weight(loss_fn, outputs, batch[1]), {key: blocks[key] for key in chosen}
+
+
+def _run_and_listen(model, loss_fn, batch, layers):
+    """The outputs, and {layer: [(input, output) of each call]} of those that were fed one tensor each time."""
+    calls, odd = {m: [] for m in layers}, set()
+
+    def capture(layer, args, kwargs, output):
+        if kwargs or len(args) != 1 or not isinstance(args[0], torch.Tensor):
+            odd.add(layer)
+            return None
+        calls[layer].append((args[0].detach(), output))
+        return output.clone()  # so that an in-place activation leaves our u = W z + b alone
+
+    hooks = [layer.register_forward_hook(capture, with_kwargs=True) for layer in layers]
+    try:
+        outputs, _ = check_batch(model, loss_fn, batch)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs, {m: found for m, found in calls.items() if m not in odd}
 
 
 def _joined_blocks(model, loss_fn, loader, parameters, memory, chosen):
     """The blocks of all batches of a loader, joined along the samples."""
     def factored(batch):
-        blocks = layer_blocks(model, loss_fn, batch, parameters, memory)
-        return {key: b if type(b) is LayerBlock else None for key, b in blocks.items()}
+        mass, blocks = _blocks_of_batch(model, loss_fn, batch, memory, chosen)
+        return mass, {key: b if type(b) is LayerBlock else None for key, b in blocks.items()}
 
-    counts, parts = zip(*each_batch(loader, model, factored))
-    shares = [(count / sum(counts)) ** 0.5 for count in counts]
+    masses, parts = zip(*(result for _, result in each_batch(loader, model, factored)))
+    shares = [(mass / sum(masses)) ** 0.5 for mass in masses]
     blocks = {}
     for key, (_, _, name) in chosen.items():
         found = [part[key] for part in parts]
-        alike = None not in found and len({(b.inputs.shape[1:], b.curvature.shape[2:]) for b in found}) == 1
+        alike = None not in found and len({(b.inputs.shape[1:], b.curvature.shape[2:], len(b.signs))
+                                           for b in found}) == 1
         if alike:
             blocks[key] = LayerBlock(torch.cat([b.inputs for b in found]),
                                      torch.cat([b.curvature * s for b, s in zip(found, shares)], dim=1),
                                      torch.cat([b.signs for b in found], dim=1))
         else:
-            blocks[key] = gauss_newton(model, loss_fn, loader, layer=name)
+            blocks[key] = Block(gauss_newton(model, loss_fn, loader, layer=name))
     return blocks
 
 
-def layer_gradients(model, loss_fn, batch):
-    """{layer name: dL/dW}, for every trainable weight. batch: a pair or a loader."""
-    weights = {name: m.weight for name, m in curved_layers(model).items()}
+def layer_gradients(model, loss_fn, batch, parameters="weights", layers=None):
+    """{layer name: dL/dW}, for every trainable weight; arguments and errors as `layer_blocks`."""
+    model = original(model)
+    chosen = _chosen(model, parameters, layers)
+    weights = {key: getattr(m, attribute) for key, (m, attribute, _) in chosen.items()}
 
     def gradients(part):
-        _, loss = check_batch(model, loss_fn, part)
-        found = torch.autograd.grad(loss, list(weights.values()))
-        return [g.to_dense() if g.is_sparse else g for g in found]
+        outputs, loss = check_batch(model, loss_fn, part)
+        found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+        unused = [key for key, g in zip(weights, found) if g is None]
+        if unused:
+            raise ValueError(f"the loss does not depend on {', '.join(unused)}: freeze them "
+                             "(requires_grad=False) or pick other layers")
+        return mean_weight(loss_fn, outputs, part[1]), [g.to_dense() if g.is_sparse else g for g in found]
 
     if not is_loader(batch):
-        return dict(zip(weights, gradients(batch)))
-    counts, parts = zip(*each_batch(batch, model, gradients))
-    return {name: sum(n * g for n, g in zip(counts, found)) / sum(counts)
+        return dict(zip(weights, gradients(batch)[1]))
+    masses, parts = zip(*(result for _, result in each_batch(batch, model, gradients)))
+    return {name: sum(mass * g for mass, g in zip(masses, found)) / sum(masses)
             for name, found in zip(weights, zip(*parts))}
 
 
-def _columns(block):
-    """The unit vectors and their products, [P, 64] at a time: the whole block, in P products."""
-    chunks = torch.arange(block.shape[0], device=block.device).split(64)
-    for rows in tqdm(chunks, desc="columns", leave=False, delay=2):
-        units = torch.zeros(block.shape[0], len(rows), dtype=block.dtype, device=block.device)
-        units[rows, torch.arange(len(rows), device=block.device)] = 1
-        yield units, block.matmat(units)
-
-
-def _exact_trace(block):
-    if isinstance(block, LayerBlock):
-        return block.trace()
-    return sum((units * products).sum() for units, products in _columns(block))
-
-
-def _exact_frobenius(block):
-    if isinstance(block, LayerBlock):
-        return block.frobenius()
-    return sum(products.square().sum() for _, products in _columns(block)).sqrt()
-
-
-def _normalized(block):
-    """The block divided by 4^power, and the power: a deep net's factors are so small or large that their
-    squares under- or overflow. Both get entries of order 1, by powers of 2, which round nothing."""
-    if not isinstance(block, LayerBlock):
-        return block, torch.zeros((), dtype=block.dtype, device=block.device)
-    # 2^±126 still has an inverse in float32.
-    powers = [torch.frexp(f.abs().amax()).exponent.clamp(-126, 126) for f in (block.curvature, block.inputs)]
-    power = sum(powers).to(block.dtype)
-    return block.scaled(*(torch.exp2(-p.to(block.dtype)) for p in powers)), power
-
-
-def _on_host(found):
-    """{name: value · 4^power} as floats, of {name: (value, power)}: one transfer.
-
-    Multiplied in float64 there: a norm may be smaller than float32 can hold.
-    """
-    pairs = torch.stack([torch.stack(pair) for pair in found.values()]).tolist()
-    return {name: value * 4.0**power for name, (value, power) in zip(found, pairs)}
-
-
-def _largest(block, k, rtol, near=None):
-    """`(values, bounds, y)`: the k largest eigenvalues in magnitude, or all of a block with fewer.
-
-    y [C, N] are the coordinates r_cn·x of the first eigenvector x, and `near` is a guess of them; both
-    are None where the block has no factors.
-    """
-    factored = isinstance(block, LayerBlock)
-    near = near if factored and near is not None and near.shape == block.signs.shape else None
-    if block.shape[0] <= 128:  # small enough to be formed: exact, repeated eigenvalues included
-        dense = block.matmat(torch.eye(block.shape[0], dtype=block.dtype, device=block.device))
-        values, vectors = torch.linalg.eigh(dense.double())  # float32's often fails on matrices of low rank
-        order = values.abs().argsort(descending=True)[:k]
-        values, vectors = values[order].to(block.dtype), vectors[:, order].to(block.dtype)
-        bounds = torch.full_like(values, torch.finfo(values.dtype).eps * len(dense)) * values[0].abs()
-        return values, bounds, block.project(vectors[:, 0]) if factored else None
-    operator = block.gram() if factored else block
-    dual = operator is not block
-    # A fixed start: the same model and batch give the same number.
-    generator = torch.Generator(block.device).manual_seed(0)
-    start = torch.randn(operator.shape[0], dtype=block.dtype, device=block.device, generator=generator)
-    if near is not None:
-        guess = near.T.flatten() if dual else block.combine(near[None])[0]
-        length = torch.linalg.vector_norm(guess)
-        start = 0.3 * start / torch.linalg.vector_norm(start) + guess / torch.where(length > 0, length, 1)
-    values, vectors, bounds = top_eigenpairs(operator, min(k, len(start)), rtol, generator, start)
-    if not factored:
-        return values, bounds, None
-    first = vectors[:, 0]
-    return values, bounds, first.view(block.signs.shape[::-1]).T if dual else block.project(first)
-
-
 def _spectra(blocks, k, rtol):
-    """(name, normalized block, values, bounds, power) of each, the last layer first; the block and its
-    eigenvalues in units of 4^power.
+    """(name, values, bounds) of each block, the last layer first.
 
     All layers act on the loss through the same few outputs, so that in the coordinates [C, N] the top
     direction of one is near that of the next: as a start it saves a quarter of the products.
     """
     near = None
     for name, block in reversed(blocks.items()):
-        block, power = _normalized(block)
-        values, bounds, near = _largest(block, k, rtol, near)
-        yield name, block, values, bounds, power
+        values, bounds, near = block._largest(k, rtol, near)
+        yield name, values, bounds
 
 
-def layer_traces(model, loss_fn, batch, parameters="weights"):
-    """{layer name: trace of its Gauss-Newton block}, exact, as floats; arguments as `layer_blocks`.
+def _estimated_traces(model, loss_fn, batch, names):
+    """{name: Estimate} of the traces of blocks from random columns of the root of H_z.
+
+    H_z = S Sᵀ and random signs w give r = Jᵀ S w with E ‖r‖² = tr Jᵀ H_z J: one backward pass for all
+    layers and each draw. None where the loss has no root in closed form.
+    """
+    parameters = [model.get_parameter(name) for name in names]
+
+    def squares(part):
+        outputs, _ = check_batch(model, loss_fn, part)
+        root = output_root(loss_fn, outputs, part[1])
+        if root is None:
+            return None
+        generator = torch.Generator(outputs.device).manual_seed(0)
+        found = []
+        for _ in range(ESTIMATED_FROM):
+            w = torch.empty_like(outputs, requires_grad=False).bernoulli_(0.5, generator=generator) * 2 - 1
+            gradients = pull_back([outputs], parameters, [root(w)], batched=False)
+            found.append(torch.stack([g.double().square().sum() for g in gradients]))
+        return mean_weight(loss_fn, outputs, part[1]), torch.stack(found)
+
+    results = [result for _, result in each_batch(batch if is_loader(batch) else [batch], model, squares)]
+    if None in results:
+        return None
+    total = sum(mass for mass, _ in results)
+    values = sum(mass / total * found for mass, found in results)  # [draws, layers]
+    errors = values.std(0) / len(values) ** 0.5
+    return {name: Estimate(*pair) for name, pair in zip(names, torch.stack([values.mean(0), errors]).T.tolist())}
+
+
+def layer_traces(model, loss_fn, batch, parameters="weights", layers=None):
+    """{layer name: trace of its Gauss-Newton block}, as floats; arguments as `layer_blocks`.
+
+    Exact, but for blocks without factors (`Block`) of more than 2,048 weights: these are estimated from
+    64 random columns of the root of H_z (or, for a loss without one in closed form, 64 products), without
+    bias, and are then an `Estimate`, a float with its standard error as `.error`.
 
     Errors as `layer_blocks`.
     """
-    blocks = layer_blocks(model, loss_fn, batch, parameters)
-    found = {}
-    for name, block in blocks.items():
-        block, power = _normalized(block)
-        found[name] = _exact_trace(block), power
-    return _on_host(found)
+    model = original(model)
+    chosen, blocks = _chosen(model, parameters, layers), layer_blocks(model, loss_fn, batch, parameters, layers=layers)
+    large = [key for key, block in blocks.items() if _is_large(block)]
+    guesses = _estimated_traces(model, loss_fn, batch, [chosen[key][2] for key in large]) if large else {}
+    guesses = guesses if guesses is not None else {
+        chosen[key][2]: Estimate(*map(float, trace(blocks[key], ESTIMATED_FROM, torch.Generator(
+            blocks[key].device).manual_seed(0)))) for key in large}
+    exact = _on_host({key: block.trace() for key, block in blocks.items() if key not in large})
+    return {key: exact[key] if key in exact else guesses[chosen[key][2]] for key in blocks}
 
 
-def layer_spectra(model, loss_fn, batch, k=5, rtol=1e-4, parameters="weights"):
+def _is_large(block):
+    return not isinstance(block, LayerBlock) and block.shape[0] > FORMED
+
+
+def _on_host(found):
+    """{name: float} of {name: float64 tensor}: one transfer."""
+    return dict(zip(found, torch.stack(list(found.values())).tolist())) if found else {}
+
+
+def layer_spectra(model, loss_fn, batch, k=5, rtol=1e-4, parameters="weights", layers=None):
     """{layer name: (values, bounds)} of the k largest eigenvalues of its Gauss-Newton block.
 
     Lists of floats as `top_eigenvalues` returns them, largest magnitude first, fewer than k for a block
@@ -543,25 +724,23 @@ def layer_spectra(model, loss_fn, batch, k=5, rtol=1e-4, parameters="weights"):
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    blocks = layer_blocks(model, loss_fn, batch, parameters)
-    found = {name: torch.stack([values, bounds, power.expand_as(values)])
-             for name, _, values, bounds, power in _spectra(blocks, k, rtol)}
-    columns = torch.cat(list(found.values()), dim=1).cpu().double()  # one transfer
-    spectra = {}
-    for name, part in zip(found, columns.split([each.shape[1] for each in found.values()], dim=1)):
-        values, bounds, power = part
-        spectra[name] = (values * 4.0**power).tolist(), (bounds * 4.0**power).tolist()
-    return {name: spectra[name] for name in blocks}
+    blocks = layer_blocks(model, loss_fn, batch, parameters, layers=layers)
+    found = {name: torch.stack([values, bounds]) for name, values, bounds in _spectra(blocks, k, rtol)}
+    columns = torch.cat(list(found.values()), dim=1).cpu()  # one transfer
+    parts = dict(zip(found, columns.split([each.shape[1] for each in found.values()], dim=1)))
+    return {name: tuple(parts[name].tolist()) for name in blocks}
 
 
-def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4, parameters="weights"):
+def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4, parameters="weights", layers=None):
     """{layer name: norm of its Gauss-Newton block}, as floats.
 
     norm: "spectral", the largest eigenvalue in magnitude, by Lanczos on the implicit block until its
         residual is below rtol (the eigenvalue's own error is then of order rtol²);
-        "frobenius"; or "gradient", |ĝᵀHĝ| for the layer's normalized gradient ĝ, the value the paper
+        "frobenius" (for blocks without factors of more than 2,048 weights an `Estimate` from 64
+        products); or "gradient", |ĝᵀHĝ| for the layer's normalized gradient ĝ, the value the paper
         plots (weights only). For piecewise-linear activations the blocks equal the Hessian's (Remark 5).
-    batch: a pair or a loader. parameters: "weights", or "all" for biases and norms, too.
+    batch: a pair or a loader. parameters: "weights", or "all" for biases and norms, too. layers: as in
+        `layer_blocks`.
 
     Errors as `layer_blocks`, and ValueError for an unknown norm.
     """
@@ -569,15 +748,16 @@ def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4, parameters="w
         raise ValueError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
     if norm == "gradient" and parameters != "weights":
         raise ValueError('norm="gradient" is defined for parameters="weights" only')
-    blocks = layer_blocks(model, loss_fn, batch, parameters)
+    blocks = layer_blocks(model, loss_fn, batch, parameters, layers=layers)
+    estimates = {}
     if norm == "spectral":
-        found = {name: (values[0].abs(), power) for name, _, values, _, power in _spectra(blocks, 1, rtol)}
+        found = {name: values[0].abs() for name, values, _ in _spectra(blocks, 1, rtol)}
+    elif norm == "frobenius":
+        estimates = {name: Estimate(*map(float, frobenius_norm(block, ESTIMATED_FROM, torch.Generator(
+            block.device).manual_seed(0)))) for name, block in blocks.items() if _is_large(block)}
+        found = {name: block.frobenius() for name, block in blocks.items() if name not in estimates}
     else:
-        found = {}
-        gradients = layer_gradients(model, loss_fn, batch) if norm == "gradient" else {}
-        for name, block in blocks.items():
-            block, power = _normalized(block)
-            value = (_exact_frobenius(block) if norm == "frobenius" else
-                     gradient_quotient(block, gradients[name].flatten()).abs())
-            found[name] = value, power
-    return _on_host({name: found[name] for name in blocks})
+        gradients = layer_gradients(model, loss_fn, batch, layers=layers)
+        found = {name: block.quotient(gradients[name]).abs() for name, block in blocks.items()}
+    found = {**_on_host(found), **estimates}
+    return {name: found[name] for name in blocks}

@@ -6,16 +6,19 @@ differentiate once and keep it, so that a product costs about one more gradient.
 is summed batch by batch, with one batch's graph in memory at a time.
 """
 
+import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sized
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm.auto import tqdm
 
-from .losses import differentiate, nodes, output_product, refuse_once_differentiable, seed_of
-from .models import check_module, weight_layers
+from .losses import (differentiate, is_torchs, mean_weight, nodes, output_product, refuse_once_differentiable,
+                     seed_of)
+from .models import original, weight_layers
 
 
 def check_vectors(operator, vectors, ndim):
@@ -40,14 +43,17 @@ class CurvatureOperator:
     dtype. The block of a pair of layers is a rectangle [P_rows, P_columns]; `.names` and `.gradient`
     are then those of its columns.
 
+    `.mass` is what the mean of the loss divides by: how much this batch counts beside others.
+
     Operators see the weights as they were when they were built: if those change, a product raises
-    RuntimeError and a new operator is needed.
+    RuntimeError and a new operator is needed. (On an accelerator an edit of `.data`, which torch does
+    not count, makes the products NaN instead: asking the device would wait for it.)
     """
 
-    def __init__(self, rows, columns, product, gradient, loss, graph):
-        self.names = list(columns)
+    def __init__(self, rows, columns, product, gradient, loss, graph, mass=1.0):
+        self.names, self.mass = list(columns), mass
         self._columns, self._watched = list(columns.values()), [*columns.values(), *rows.values()]
-        self._versions = [p._version for p in self._watched]
+        self._versions, self._mark = [p._version for p in self._watched], self._fingerprint()
         self._product, self._gradient, self.loss = product, gradient, loss.detach()
         self.shape = tuple(sum(p.numel() for p in side.values()) for side in (rows, columns))
         self.dtype, self.device = self._columns[0].dtype, self._columns[0].device
@@ -67,15 +73,22 @@ class CurvatureOperator:
         """
         return max(1, int(2.5 * _graph_bytes(self._graph)))
 
-    def _check_weights(self):
-        if [p._version for p in self._watched] != self._versions:
+    def _fingerprint(self):
+        """Norms of the weights: edits of `.data` leave the versions as they were."""
+        return torch.stack([torch.linalg.vector_norm(p.detach()) for p in self._watched])
+
+    def _guarded(self, products):
+        """`products`, if the weights are those the operator was built with; else RuntimeError or NaN."""
+        same = (self._fingerprint() == self._mark).all()
+        if [p._version for p in self._watched] != self._versions or self.device.type == "cpu" and not same:
             raise RuntimeError("the weights changed after this operator was built: build a new one")
+        return products() if self.device.type == "cpu" else products().where(same, torch.nan)
 
     def _apply(self, vectors, batched):
         """Products with the rows of `vectors` ([K, P] if batched, else [P])."""
         vectors, lead = vectors.contiguous(), vectors.shape[:-1]
         sizes = [p.numel() for p in self._columns]
-        parts = [part.reshape(*lead, *p.shape) for part, p in
+        parts = [part.reshape((*lead, *p.shape)) for part, p in
                  zip(vectors.split(sizes, dim=-1), self._columns)]
         try:
             products = self._product(parts, batched)
@@ -85,13 +98,12 @@ class CurvatureOperator:
                     "a part of the model or of the loss cannot be differentiated twice, so it has "
                     f"no Hessian: {error}") from error
             raise
-        flat = [part.reshape(*lead, -1) for part in products]
+        flat = [part.reshape((*lead, -1)) for part in products]
         return torch.cat(flat, dim=-1).detach()
 
     def __matmul__(self, vector):
         vector = check_vectors(self, vector, 1)
-        self._check_weights()
-        return self._apply(vector, batched=False)
+        return self._guarded(lambda: self._apply(vector, batched=False))
 
     def matmat(self, matrix, memory=None):
         """The product with a matrix [P, K], as [P, K], in batched backward passes.
@@ -101,15 +113,19 @@ class CurvatureOperator:
         more than they save, and 1 GB elsewhere.
         """
         rows = check_vectors(self, matrix, 2).T
-        self._check_weights()
-        memory = memory or self._default_memory()
+        if not len(rows):
+            return matrix.new_empty(self.shape[0], 0)
+        return self._guarded(lambda: self._columns_of(rows, memory or self._default_memory()))
+
+    def _columns_of(self, rows, memory):
+        """Products with each of `rows` [K, P], as [P, K]."""
         chunk = int(memory // self._column_bytes)
         if chunk > 1:
             found = [self._apply(part, batched=True) for part in rows.split(chunk)]
             return (found[0] if len(found) == 1 else torch.cat(found)).T
         # Nothing to batch. Single columns lie scattered in memory: a few at a time are read faster.
-        found = matrix.new_empty(len(rows), self.shape[0])
-        few = max(1, int(memory // (self.shape[1] * matrix.element_size())))
+        found = rows.new_empty(len(rows), self.shape[0])
+        few = max(1, int(memory // (self.shape[1] * rows.element_size())))
         for part, results in zip(rows.split(few), found.split(few)):
             for row, result in zip(part.contiguous(), results):
                 result.copy_(self._apply(row, batched=False))
@@ -142,23 +158,25 @@ class CurvatureOperator:
 
 
 class LoaderOperator(CurvatureOperator):
-    """The mean of one operator per batch of a loader, each batch weighing as many as its samples.
+    """The mean of one operator per batch of a loader, each batch weighing as much as its loss's mean.
 
-    For a loss that is a mean over samples this is the operator of all samples as one batch, in the
-    memory of one: a batch's graph is built for its product and dropped, so that a product costs about
-    twice what it does for one batch. Ask for many columns at once (`matmat`): they share the graph.
+    For a mean over samples this is the operator of all samples as one batch (class weights and ignored
+    labels of a cross-entropy are counted, too), in the memory of one: a batch's graph is built for its
+    product and dropped, so that a product costs about twice what it does for one batch. Ask for many
+    columns at once (`matmat`): they share the graph. `.samples` counts the samples.
     """
 
     def __init__(self, loader, model, build, rows, columns):
         self._operators = lambda: each_batch(loader, model, build)
         # The first pass counts the samples and meets whatever is wrong with a batch.
-        samples, loss, gradient, column_bytes = 0, 0.0, 0.0, 0
+        samples, mass, loss, gradient, column_bytes = 0, 0.0, 0.0, 0.0, 0
         for count, operator in self._operators():
-            samples, loss = samples + count, loss + count * operator.loss
-            gradient = gradient + count * operator.gradient
+            samples, mass = samples + count, mass + operator.mass
+            loss = loss + operator.mass * operator.loss
+            gradient = gradient + operator.mass * operator.gradient
             column_bytes = column_bytes or operator._column_bytes  # batches are alike: one will do
-        gradient = gradient / samples
-        super().__init__(rows, columns, None, lambda: [gradient], loss / samples, ())
+        gradient = gradient / mass
+        super().__init__(rows, columns, None, lambda: [gradient], loss / mass, (), mass)
         self.samples, self._column_bytes = samples, column_bytes
 
     def _default_memory(self):
@@ -168,8 +186,9 @@ class LoaderOperator(CurvatureOperator):
         total = vectors.new_zeros(*vectors.shape[:-1], self.shape[0])
         samples, loss = 0, torch.zeros_like(self.loss)
         for count, operator in self._operators():
-            total += count / self.samples * operator._apply(vectors, batched)
-            samples, loss = samples + count, loss + count / self.samples * operator.loss
+            share = operator.mass / self.mass
+            total += share * operator._apply(vectors, batched)
+            samples, loss = samples + count, loss + share * operator.loss
         if samples != self.samples or not torch.allclose(loss, self.loss, rtol=1e-3):
             raise ValueError(
                 f"the loader's data changed between two passes ({self.samples} samples of loss "
@@ -194,53 +213,147 @@ def each_batch(loader, model, function):
     """
     if isinstance(loader, Iterator):
         raise TypeError("an iterator can be read only once: give a DataLoader or a list of batches")
-    check_module(model)
-    device = next(model.parameters()).device
+    device = next(original(model).parameters()).device
     number = -1
     # Not tqdm(loader): its notebook form asks for two iterators, which starts a loader's workers twice.
     with tqdm(total=len(loader) if isinstance(loader, Sized) else None, desc="batches", leave=False,
               delay=1) as bar:
         for number, batch in enumerate(loader):
             pair = isinstance(batch, (tuple, list)) and len(batch) == 2
-            batch = tuple(part.to(device) for part in batch) if pair else batch
+            batch = map_tensors(batch, lambda tensor: tensor.to(device)) if pair else batch
             try:
                 result = function(batch)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"batch {number} of the loader: {error}") from error
-            yield len(batch[0]), result
+            yield len(batch[1]), result
             bar.update()
     if number < 0:
         raise ValueError("the loader gave no batch: curvature is a mean over samples")
 
 
+def map_tensors(part, function):
+    """`function` of a tensor, or of the tensors of a tuple or mapping; anything else stays."""
+    if isinstance(part, Mapping):
+        return {key: map_tensors(each, function) for key, each in part.items()}
+    if isinstance(part, (tuple, list)):
+        return tuple(map_tensors(each, function) for each in part)
+    return function(part) if isinstance(part, torch.Tensor) else part
+
+
+@contextlib.contextmanager
+def twice_differentiable(model):
+    """Fused kernels and compiled graphs have no second derivative: plain ones in here."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        if hasattr(torch.compiler, "set_stance"):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+def call(model, inputs):
+    """`model(inputs)`, with a tuple or mapping unpacked, as one tensor of outputs."""
+    if isinstance(inputs, Mapping):
+        outputs = model(**inputs)
+    else:
+        outputs = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    if not isinstance(logits, torch.Tensor):
+        raise TypeError(f"the model returns {type(outputs).__name__}, neither a tensor of outputs nor something "
+                        "with a tensor called logits: wrap it in a module whose forward returns the outputs alone")
+    return logits
+
+
+def _random_states(device):
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def _forward(model, inputs, device):
+    """The outputs; ValueError where the forward pass draws random numbers or changes buffers.
+
+    Both are put back, and the pass is the same in every call or refused.
+    """
+    states = _random_states(device)
+    learning = any(module.training for module in model.modules())
+    buffers = [(name, b, b._version, b.clone()) for name, b in model.named_buffers()] if learning else []
+    with twice_differentiable(model):
+        outputs = call(model, inputs)
+    if any(not torch.equal(a, b) for a, b in zip(states, _random_states(device))):
+        torch.set_rng_state(states[0])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(states[1], device)
+        raise ValueError("the model draws random numbers in its forward pass (dropout in train mode?): the "
+                         "curvature would change from call to call; use model.eval()")
+    changed = [(name, b, old) for name, b, version, old in buffers if b._version != version]
+    if changed:
+        with torch.no_grad():
+            for _, buffer, old in changed:
+                buffer.copy_(old)
+        raise ValueError(f"{changed[0][0]} changes in the forward pass, in train mode: the curvature would "
+                         "change from call to call; use model.eval()")
+    return outputs
+
+
+def _check_dtypes(model):
+    dtypes = {p.dtype for p in model.parameters()}
+    for dtype in dtypes:
+        if dtype.is_complex or dtype.itemsize < 4:
+            raise ValueError(f"the weights are {dtype}: curvature needs real numbers of single or double "
+                             "precision; measure a copy, copy.deepcopy(model).float()")
+    if len(dtypes) > 1:
+        names = " and ".join(sorted(map(str, dtypes)))
+        raise ValueError(f"the weights are {names}: give all the same precision, for instance model.float()")
+
+
 def check_batch(model, loss_fn, batch):
     """Run the model on `batch` and return `(outputs, loss)`, with the graph.
 
-    Raises TypeError or ValueError for an empty or malformed batch, labels out of range, dropout or
-    batch norm in train mode (curvature would be random), a non-finite or non-scalar loss.
+    batch: `(inputs, targets)`; a tuple or mapping of inputs is unpacked for the model. Outputs are a
+    tensor, or the `logits` of a mapping or object. For torch's cross-entropy with a label at every place,
+    outputs [N, T, classes] are read as torch's [N, classes, T], and returned so.
+
+    Raises TypeError or ValueError for an empty or malformed batch, labels out of range, a forward pass
+    that is random (dropout) or mixes samples (batch norm in train mode) or changes buffers, weights that
+    are complex, of half or of mixed precision, and a non-finite or non-scalar loss.
     """
-    check_module(model)
+    model = original(model)
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
         raise TypeError("batch must be a pair (inputs, targets)")
     inputs, targets = batch
-    if len(inputs) == 0:
+    if not isinstance(targets, torch.Tensor):
+        raise TypeError(f"targets must be a torch.Tensor, got {type(targets).__name__}")
+    if targets.ndim == 0:
+        raise ValueError("the batch must have an axis of samples: targets are a single number")
+    if len(targets) == 0:
         raise ValueError("the batch is empty: curvature is a mean over its samples")
+    _check_dtypes(model)
     for name, module in model.named_modules():
         random = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
         mixing = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if module.training and (random or mixing):
             raise ValueError(f"{name or 'the model'} ({type(module).__name__}) is in train mode: "
                              "the curvature would change from call to call; use model.eval()")
-    outputs = model(inputs)
+    device = next((p.device for p in model.parameters()), targets.device)
+    outputs = _forward(model, inputs, device)
+    if is_torchs(loss_fn, F.cross_entropy, nn.CrossEntropyLoss) and not targets.is_floating_point():
+        class_first = outputs.ndim > 1 and targets.shape == (outputs.shape[0], *outputs.shape[2:])
+        if outputs.ndim > 2 and not class_first and targets.shape == outputs.shape[:-1]:
+            outputs = outputs.movedim(-1, 1)
     classifies = loss_fn in (F.cross_entropy, F.nll_loss) or isinstance(
         loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss))
-    if classifies and not targets.is_floating_point():
+    if classifies and not targets.is_floating_point() and outputs.ndim > 1:
         classes = outputs.shape[1]
         ignored = getattr(loss_fn, "ignore_index", -100)
         if bool((((targets < 0) | (targets >= classes)) & (targets != ignored)).any()):
             raise ValueError(f"labels out of range: the model has {classes} outputs, so labels must "
                              f"lie in 0..{classes - 1}")
     loss = loss_fn(outputs, targets)
+    if not isinstance(loss, torch.Tensor):
+        raise TypeError(f"loss_fn must return a tensor with a graph, got {type(loss).__name__}")
     if loss.ndim != 0:
         raise ValueError(f"loss_fn must return one number (a mean over the batch), got shape "
                          f"{tuple(loss.shape)}")
@@ -261,7 +374,6 @@ def _rows_and_columns(model, layer):
 
 def _parameters(model, layer):
     """{name: parameter} that an operator works on; ValueError where there is none."""
-    check_module(model)
     if layer is None:
         chosen = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not chosen:
@@ -311,6 +423,18 @@ def _gradient(of, parameters, grad_outputs):
     return gradients
 
 
+@functools.lru_cache
+def _weight_norm_is_wrong():
+    """Whether torch's fused weight_norm takes the norms for constants in its second derivative."""
+    v, g = torch.tensor([[1.0, 2]], dtype=torch.float64, requires_grad=True), torch.ones(1, 1, dtype=torch.float64)
+
+    def second(weight):
+        (first,) = torch.autograd.grad(weight[0, 0], v, create_graph=True)
+        return torch.autograd.grad(first[0, 0], v)[0]
+
+    return not torch.allclose(second(torch._weight_norm(v, g, 0)), second(v * (g / v.norm(dim=1, keepdim=True))))
+
+
 def hessian(model, loss_fn, batch, layer=None):
     """The Hessian of `loss_fn(model(inputs), targets)`, a mean over the batch, as an operator.
 
@@ -326,17 +450,22 @@ def hessian(model, loss_fn, batch, layer=None):
     or a path that cannot be differentiated twice (for one of torch's own functions: at the first
     product).
     """
+    model = original(model)
     rows, columns = _rows_and_columns(model, layer)
     if is_loader(batch):
         return LoaderOperator(batch, model, lambda part: hessian(model, loss_fn, part, layer), rows, columns)
-    _, loss = check_batch(model, loss_fn, batch)
+    outputs, loss = check_batch(model, loss_fn, batch)
+    if _weight_norm_is_wrong() and any(node.name().startswith("WeightNorm") for node in nodes([loss])):
+        raise ValueError("the second derivative of this torch's weight_norm is wrong, so there is no Hessian: undo "
+                         "it (torch.nn.utils.parametrize.remove_parametrizations), or ask for gauss_newton")
     gradients = _gradient(loss, columns, seed_of(loss))
     weights = list(rows.values())
 
     def product(vectors, batched):
         return differentiate(gradients, weights, vectors, batched)
 
-    return CurvatureOperator(rows, columns, product, lambda: gradients, loss, gradients)
+    return CurvatureOperator(rows, columns, product, lambda: gradients, loss, gradients,
+                             mean_weight(loss_fn, outputs, batch[1]))
 
 
 def gauss_newton(model, loss_fn, batch, layer=None):
@@ -346,6 +475,7 @@ def gauss_newton(model, loss_fn, batch, layer=None):
     linearization effect D²_z L • D_w z • D_w z of the chain rule (Skorski et al., eq. 5), without
     the curvature effect D_z L • D²_w z. Arguments and errors as `hessian`.
     """
+    model = original(model)
     rows, columns = _rows_and_columns(model, layer)
     if is_loader(batch):
         return LoaderOperator(batch, model, lambda part: gauss_newton(model, loss_fn, part, layer),
@@ -364,4 +494,5 @@ def gauss_newton(model, loss_fn, batch, layer=None):
     def gradient():
         return differentiate([outputs], list(columns.values()), [loss_gradient], False)
 
-    return CurvatureOperator(rows, columns, product, gradient, loss, transposed)
+    return CurvatureOperator(rows, columns, product, gradient, loss, transposed,
+                             mean_weight(loss_fn, outputs, batch[1]))

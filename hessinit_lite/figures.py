@@ -686,12 +686,14 @@ def approximation_error(depth, activation="tanh", width=24, seed=0, nets=3, samp
     1e-3 and above 1e3 are drawn there.
     """
     generator = torch.Generator().manual_seed(seed)
-    model = MLP(64, width, depth, 10, activation=activation).double().requires_grad_(False)
+    model = MLP(64, width, depth, 10, activation=activation).double()
     shown = _some_layers(depth, most=5)
-    weights = [model.layers[k - 1].weight.requires_grad_() for k in shown]
+    weights = [model.layers[k - 1].weight for k in shown]
     errors = torch.empty(2, nets, len(shown))
     for net in range(nets):
-        init_(model, "forward", generator=generator)
+        init_(model.requires_grad_(), "forward", generator=generator).requires_grad_(False)
+        for weight in weights:
+            weight.requires_grad_()
         inputs, targets = digits().batch(samples, generator)
         batch = inputs.double(), targets
         h, g = (build(model, F.cross_entropy, batch) for build in (hessian, gauss_newton))
@@ -758,19 +760,14 @@ def convolution_curvature(depth, activation, width=8, seed=0, nets=2, samples=8)
         inputs, targets = digits().batch(samples, generator)
         batch = inputs.double().unflatten(1, (1, 8, 8)), targets
         model = _ConvNet(depth, width, activation, shortcuts).double()
-        for k, layer in enumerate(model.layers):  # curvature of the others is not needed
-            layer.weight.requires_grad_(k + 1 in shown)
+        wanted = [f"layers.{k - 1}" for k in shown.tolist()]
         found = []
         for _ in range(nets):
             init_(model, "forward", generator=generator)
-            gradients = layer_gradients(model, F.cross_entropy, batch)
-            values = []
-            for name, block in layer_blocks(model, F.cross_entropy, batch).items():
-                unit = gradients[name].flatten()
-                unit = unit / torch.linalg.vector_norm(unit).clamp(min=1e-300)
-                norm, _ = top_eigenvalues(block.gram(), rtol=0.05, generator=generator)
-                values.append((float(unit @ (block @ unit)), float(norm)))
-            found.append(values)
+            gradients = layer_gradients(model, F.cross_entropy, batch, layers=wanted)
+            blocks = layer_blocks(model, F.cross_entropy, batch, layers=wanted)
+            found.append([(float(block.quotient(gradients[name])), float(block.norm(rtol=0.05)))
+                          for name, block in blocks.items()])
         found = torch.tensor(found).clamp(min=1e-12)  # [nets, layers, 2]
         axes.axhspan(1e-2, 10, color="gray", alpha=0.2, linewidth=0)
         for j, (label, color, marker) in enumerate((("along the gradient, ĝᵀHĝ", BLUE, "o"),
@@ -992,8 +989,8 @@ def residual_flow(depth, activation, width=32, seed=0, samples=16):
             ("z + branch / √depth", 1, depth ** -0.5, False, BLUE, "o-"),
             ("z + branch(norm z)", 1, 1, True, GREEN, "D:")):
         generator = torch.Generator().manual_seed(seed)
-        net = _ResidualNet(depth, width, activation, skip, scale, norm).double().requires_grad_(False)
-        init_(net, "forward", generator=generator)
+        net = _ResidualNet(depth, width, activation, skip, scale, norm).double()
+        init_(net, "forward", generator=generator).requires_grad_(False)
         for k in shown:  # curvature of the others is not needed
             net.pairs[2 * k - 2].weight.requires_grad_()
         outputs, stream = net(inputs)

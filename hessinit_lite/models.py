@@ -20,8 +20,9 @@ ACTIVATIONS = {
     "silu": nn.SiLU,
 }
 
-#: Layers whose weight an initialization scheme draws.
-WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+#: Layers with one weight that an initialization scheme draws.
+WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
+                 nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def activation_module(name):
@@ -70,18 +71,30 @@ class MLP(nn.Module):
         return self.layers[-1](z)
 
 
-def check_module(model):
-    """Raises TypeError if `model` is no torch.nn.Module."""
+def original(model):
+    """`model` itself, or the module that `torch.compile` wrapped: its graphs differentiate only once.
+
+    Raises TypeError if `model` is no torch.nn.Module.
+    """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    return getattr(model, "_orig_mod", model)
+
+
+def is_computed(layer):
+    """Whether a layer's weight is made from other parameters, as by weight_norm, spectral_norm or pruning.
+
+    Asked without reading it: spectral_norm changes its buffers whenever it is read in train mode.
+    """
+    return "weight" not in layer._parameters
 
 
 def weight_layers(model):
-    """{name: module} of the dense and convolutional layers, in the order of `named_modules()`.
+    """{name: module} of the dense and (transposed) convolutional layers, in the order of `named_modules()`.
 
     Raises TypeError if `model` is no module, ValueError if it has no such layer.
     """
-    check_module(model)
+    model = original(model)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, WEIGHT_LAYERS)}
     if not layers:
         raise ValueError(

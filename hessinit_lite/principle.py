@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from .chain_rule import NORMS, curved_layers, layer_norms
+from torch import nn
+
+from .chain_rule import NORMS, curved_weights, layer_norms
 from .curvature import check_batch
-from .schemes import init_
+from .models import original
+from .schemes import drawn_weights, init_, restored_on_error
 
 
 @dataclass
@@ -28,13 +31,16 @@ class InitReport:
     steps: int = 0                     #: measurements of all layers' norms
     history: list = field(default_factory=list, repr=False)  #: largest |log(norm/target)| of each
     message: str = ""
+    left: list = field(default_factory=list, repr=False)
+    #: weights that were neither drawn nor scaled: frozen, or of no layer that has a scale
 
     def __str__(self):
         width = max(map(len, self.norms))
         rows = [f"  {name:<{width}}  {self.norms[name]:10.4g}  {self.scales[name]:10.4g}"
                 for name in self.norms]
+        left = [f"left as they were: {', '.join(self.left)}"] if self.left else []
         return "\n".join([f"{self.norm} norms, target {self.target:g}: {self.message}",
-                          f"  {'layer':<{width}}  {'norm':>10}  {'scale':>10}", *rows])
+                          f"  {'layer':<{width}}  {'norm':>10}  {'scale':>10}", *rows, *left])
 
 
 def _log_errors(norms, target):
@@ -59,13 +65,15 @@ def hessian_init_(model, loss_fn, batch, target=1.0, norm="spectral", generator=
         scales them.
     tolerance: relative, on every norm. max_steps: measurements of all layers' norms.
 
-    Only the weights are looked at. In very deep nets (about 100 layers) equal norms cost the level signal and
+    Scaled are the trainable weights of torch's dense, convolutional, recurrent, attention and embedding
+    layers (and of their subclasses); the report's `.left` names the others. Only the weights are looked at. In very deep nets (about 100 layers) equal norms cost the level signal and
     let the biases' curvature go anywhere (chapter 12).
 
     Returns an InitReport. If the target cannot be reached (a saturating net may have no such scales),
     the report says so and the model holds the best weights met: smallest worst |log(norm/target)|.
-    Raises ValueError for bad arguments, non-finite weights, a network whose curvature is zero, and
-    what `init_` and `layer_norms` raise; the weights are then as they were.
+    Raises ValueError for bad arguments, non-finite weights, a network whose curvature is zero, batch norm
+    that has seen no batch (in eval mode it normalizes nothing, so its net's curvature is not that of
+    training), and what `init_` and `layer_norms` raise; the weights are then as they were.
     """
     if not (math.isfinite(target) and target > 0):
         raise ValueError(f"target must be finite and positive, got {target!r}")
@@ -74,39 +82,57 @@ def hessian_init_(model, loss_fn, batch, target=1.0, norm="spectral", generator=
     if max_steps < 1 or not tolerance > 0:
         raise ValueError(f"max_steps must be at least 1 and tolerance positive, got {max_steps!r} "
                          f"and {tolerance!r}")
-    for name, layer in curved_layers(model).items():
-        if not bool(torch.isfinite(layer.weight).all()):
+    model = original(model)
+    weights, left = _scaled_weights(model)
+    for name, weight in weights.items():
+        if not bool(torch.isfinite(weight).all()):
             raise ValueError(f"the weight of {name!r} is not finite: initialize the model first")
-    before = [p.detach().clone() for p in model.parameters()]
-    try:
+    with restored_on_error(model):
         with torch.no_grad():
             check_batch(model, loss_fn, batch)  # before anything is drawn
+        fresh = [name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+                 and m.num_batches_tracked is not None and not int(m.num_batches_tracked)]
+        if fresh:
+            raise ValueError(f"batch norm ({fresh[0]}) has seen no batch: run some batches through the model in "
+                             "train mode first")
         if scheme is not None:
             init_(model, scheme, activation, generator, batch=batch)
-        return _solve_(model, loss_fn, batch, target, norm, tolerance, max_steps)
-    except BaseException:  # also on Ctrl-C: nothing of the user's is lost
-        with torch.no_grad():
-            for p, old in zip(model.parameters(), before):
-                p.copy_(old)
-        raise
+        found = _solve_(model, weights, loss_fn, batch, target, norm, tolerance, max_steps)
+    found.left = left
+    return found
 
 
-def _solve_(model, loss_fn, batch, target, norm, tolerance, max_steps):
-    """Levenberg-Marquardt on the logarithms of the layers' scales, with Broyden's Jacobian."""
-    layers = curved_layers(model)
-    drawn = [m.weight.detach().clone() for m in layers.values()]
+def _scaled_weights(model):
+    """({key: parameter} of the weights with a scale, the keys of all other weights)."""
+    trainable = curved_weights(model)
+    drawn = {each.weight for each in drawn_weights(model).values()}
+    tables = {m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    weights = {key: model.get_parameter(name) for key, name in trainable.items()}
+    weights = {key: p for key, p in weights.items() if p in drawn | tables}
+    if not weights:
+        raise ValueError("every weight is frozen: set requires_grad=True on some")
+    names = [key for key, name in curved_weights(model, frozen=True).items() if key not in weights]
+    return weights, names
+
+
+def _solve_(model, layers, loss_fn, batch, target, norm, tolerance, max_steps):
+    """Levenberg-Marquardt on the logarithms of the layers' scales, with Broyden's Jacobian.
+
+    layers: {key: parameter}.
+    """
+    drawn = [weight.detach().clone() for weight in layers.values()]
     n, history = len(layers), []
     eye = torch.eye(n, dtype=torch.float64)
 
     def put(position):
         with torch.no_grad():
-            for m, weight, factor in zip(layers.values(), drawn, position.exp().tolist()):
-                m.weight.copy_(weight * factor)
+            for weight, start, factor in zip(layers.values(), drawn, position.exp().tolist()):
+                weight.copy_(start * factor)
 
     def measure(position):
         """(norms, log errors) at these scales; errors are None where a norm is 0 or not finite."""
         put(position)
-        norms = layer_norms(model, loss_fn, batch, norm=norm, rtol=1e-3)
+        norms = layer_norms(model, loss_fn, batch, norm=norm, rtol=1e-3, layers=list(layers))
         error = _log_errors(norms, target)
         history.append(math.inf if error is None else float(error.abs().max()))
         return norms, error
@@ -115,8 +141,11 @@ def _solve_(model, loss_fn, batch, target, norm, tolerance, max_steps):
     norms, error = measure(position)
     if error is None:
         dead = [name for name, h in norms.items() if not (math.isfinite(h) and h > 0)]
-        raise ValueError(f"the curvature of {', '.join(dead)} is zero or not finite, so no scale "
-                         "brings it to the target: try another scheme or batch")
+        empty = [name for name, weight in layers.items() if not bool(weight.any())]
+        why = f" ({', '.join(empty)} holds only zeros)" if empty else ""
+        raise ValueError(f"the curvature of {', '.join(dead)} is zero or not finite{why}, so no scale "
+                         "brings it to the target: try another scheme or batch, or freeze weights that are "
+                         "meant to be zero and what hides behind them")
     best = history[0], position, norms
     # The scaling law. With one layer it is empty (the scale does not matter): then try 1.
     jacobian = 2 * (torch.ones_like(eye) - eye) if n > 1 else eye
@@ -125,11 +154,11 @@ def _solve_(model, loss_fn, batch, target, norm, tolerance, max_steps):
     while best[0] > math.log1p(tolerance) and len(history) < max_steps:
         step = torch.linalg.lstsq(jacobian, -error[:, None]).solution[:, 0]
         damping = 1e-3
-        while not step.abs().max() <= radius:
+        while not step.abs().max() <= radius and math.isfinite(damping):
             step = torch.linalg.solve(jacobian.T @ jacobian + damping * eye, -jacobian.T @ error)
             damping *= 2
         length = float(step.abs().max())
-        if length < 1e-6:
+        if not 1e-6 <= length <= radius:
             break
         try:
             trial_norms, trial = measure(position + step)

@@ -16,18 +16,13 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .chain_rule import LayerBlock, _exact_trace, _spectra, layer_blocks
-from .curvature import check_batch, hessian
+from .chain_rule import ESTIMATED_FROM, FORMED, LayerBlock, layer_blocks
+from .curvature import call, check_batch, hessian, map_tensors
 from .explore import Explorable, _draw
 from .figures import BLUE, GREEN, ORANGE, PURPLE, SKY, _axes
 from .losses import closed_form
-from .models import check_module
+from .models import original
 from .spectrum import gradient_quotient, top_eigenvalues, trace
-
-try:
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-except ImportError:  # torch before 2.3
-    sdpa_kernel = None
 
 #: A layer whose norm is below this share of the whole Hessian's hardly moves at any stable learning
 #: rate: an error along an eigenvector of curvature h shrinks by 1 − ηh a step, and η < 2/λ.
@@ -35,7 +30,10 @@ SLOW = 1e-4
 #: A net whose outputs differ between samples by a smaller share of their size has lost its signal. Its λ
 #: is small for that reason and grows once training brings the signal back. Dense ReLU nets that were looked
 #: at have 0.3 or more from He's rule or hessian_init_, at most 0.1 from torch's default at depth 5 or more.
+#: Nets with norms are not judged by it: a vision Transformer starts with less, and trains.
 VARIES = 0.15
+NORMALIZATIONS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
+                  *((nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()))
 SPAN = 1e3  #: norms or signals whose largest and smallest differ by more are worth a warning
 
 
@@ -200,47 +198,85 @@ class CurvatureReport:
             f"{picture}\n</div>")
 
 
-def report(model, loss_fn, batch, *, layers=None, lr=None, rtol=1e-3, progress=False):
+def report(model, loss_fn, batch, *, layers=None, lr=None, optimizer="sgd", settle=0, rtol=1e-3,
+           progress=False):
     """Measure the curvature of `model` on a batch and say what it means: a CurvatureReport.
 
     model: torch.nn.Module; weights, gradients, modes and hooks are left as they are. It is measured in
         eval mode (the report says so where that matters); a half-precision model as a float32 copy.
     loss_fn(outputs, targets): a mean over the batch; batch: `(inputs, targets)`, moved to the model's
-        device and, where they are floating-point, to its dtype; outputs are [N, classes].
+        device and, where they are floating-point, to its dtype; outputs as `check_batch` takes them.
     layers: names of layers, or patterns such as "blocks.*", if not all are to be listed: a big model
         then needs less time and memory. The Hessian is that of all trainable parameters, anyway.
-    lr: a learning rate to judge. rtol: of the eigenvalue's residual. progress: show a bar.
+    lr: a learning rate to judge, for the optimizer "sgd"; for "adam" and "adamw", whose steps are
+        rescaled weight by weight, 2/λ says nothing, and the report says so.
+    settle: passes of the batch through a copy whose batch norm is in train mode, before it is measured.
+        A fresh batch norm has averages that do not normalize, and curvature that is not that of training.
+    rtol: of the eigenvalue's residual. progress: show a bar.
 
     A layer is a trainable parameter with two dimensions or more. Its norm and trace are exact
     (`layer_norms`, `layer_traces`), but for weights that `layer_blocks` has no factors of (such as
-    those of attention and recurrent layers in torch.nn) and that have more than 128 entries: their
+    those of attention and recurrent layers in torch.nn) and that have more than 2,048 entries: their
     traces are estimated from 64 products, with a standard error.
 
-    Raises what `check_batch` raises, TypeError for outputs that are no tensor, and ValueError for no
-    trainable weight, for patterns that fit none, for outputs that are not [N, classes], an lr that is not
-    positive, or a path that cannot be differentiated twice.
+    Raises what `check_batch` raises, and ValueError for no trainable weight, for patterns that fit none
+    or an empty list of them, an lr that is not positive, an unknown optimizer, a negative settle, or a
+    path that cannot be differentiated twice.
     """
-    check_module(model)
+    model = original(model)
     if lr is not None and not (math.isfinite(lr) and lr > 0):
         raise ValueError(f"lr must be finite and positive, got {lr!r}")
+    if optimizer not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
+    if int(settle) != settle or settle < 0:
+        raise ValueError(f"settle must be a whole number of passes, got {settle!r}")
     dtypes = {p.dtype for p in model.parameters() if p.is_floating_point()}
     notes = []
     if dtypes & {torch.float16, torch.bfloat16}:
         model = copy.deepcopy(model).float()
         half = _short(min(dtypes, key=str))
         notes.append(Finding("note", f"the weights are {half}: measured on a float32 copy"))
-    with _as_it_was(model), _twice_differentiable(model):
+    if settle:
+        model, settled = _settled(model, batch, settle)
+        notes += settled
+    with _as_it_was(model):
         notes += _put_to_eval(model)
-        return _measure(model, loss_fn, batch, layers, lr, rtol, progress, notes)
+        return _measure(model, loss_fn, batch, layers, lr, optimizer, rtol, progress, notes)
+
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+FRESH = "this is not the curvature of training, and nothing else is said of it"
 
 
 def _short(dtype):
     return str(dtype).removeprefix("torch.")
 
 
+def _batch_norms(model):
+    return {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+
+
+def _settled(model, batch, passes):
+    """A copy whose batch norms have seen the batch `passes` times, and a note that says so."""
+    if not _batch_norms(model):
+        return model, []
+    model = copy.deepcopy(model).eval()
+    for norm in _batch_norms(model).values():
+        norm.train()
+    inputs = _to_model(batch, next(model.parameters()))[0]
+    with torch.no_grad():
+        for _ in range(passes):
+            call(model, inputs)
+    return model, [Finding("note", f"measured on a copy whose batch norm has averaged over {passes} passes of "
+                           "this batch")]
+
+
 @contextlib.contextmanager
 def _as_it_was(model):
-    """Afterwards modes and requires_grad are what they were, whatever happened inside."""
+    """Afterwards modes and requires_grad are what they were, whatever happened inside.
+
+    Flags are set one by one: `.eval()` of a module may do more, such as merging adapters into weights.
+    """
     modes = [(module, module.training) for module in model.modules()]
     flags = [(p, p.requires_grad) for p in model.parameters()]
     try:
@@ -252,28 +288,18 @@ def _as_it_was(model):
             p.requires_grad_(flag)
 
 
-@contextlib.contextmanager
-def _twice_differentiable(model):
-    """Fused kernels of attention and recurrent layers have no second derivative: plain ones in here."""
-    with contextlib.ExitStack() as stack:
-        if sdpa_kernel is not None:
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        yield
-
-
 def _put_to_eval(model):
     """Eval mode, and notes on what that changes."""
     notes = []
     drops = [name for name, m in model.named_modules() if m.training and (
         isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0
         or isinstance(m, (nn.RNNBase, nn.MultiheadAttention)) and m.dropout > 0)]
-    norms = {name: m for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    norms = _batch_norms(model)
     mixing = [name for name, m in norms.items() if m.training]
     fresh = [name for name, m in norms.items()
              if m.num_batches_tracked is not None and not int(m.num_batches_tracked)]
-    model.eval()
+    for module in model.modules():
+        module.training = False
     if drops:
         notes.append(Finding("note", f"dropout ({_names(drops)}) was in train mode: measured in eval mode, "
                              "without it", "with dropout the curvature changes from call to call"))
@@ -283,8 +309,8 @@ def _put_to_eval(model):
     if fresh:
         notes.append(Finding(
             "warning", f"batch norm ({_names(fresh)}) has seen no batch: its running mean 0 and variance 1 do "
-            "not normalize anything, so this is not the curvature of training",
-            "run a few batches through the model in train mode, then ask again"))
+            f"not normalize anything, so {FRESH}",
+            "run a few batches through the model in train mode and ask again, or ask with settle=50"))
     return notes
 
 
@@ -305,6 +331,8 @@ def _selected(trainable, layers):
                          "more (set requires_grad=True on some)")
     if layers is None:
         return weights
+    if not layers:
+        raise ValueError("layers is empty: name at least one, or leave it out for all")
     patterns = [layers] if isinstance(layers, str) else list(layers)
     known = {name: _layer_name(name) for name in weights}
     for pattern in patterns:
@@ -315,9 +343,10 @@ def _selected(trainable, layers):
 
 def _to_model(batch, like):
     """The batch on the model's device, floating-point parts in its dtype; what is no pair is passed on."""
-    if not (isinstance(batch, (tuple, list)) and all(isinstance(part, torch.Tensor) for part in batch)):
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
         return batch
-    return tuple(part.to(like.device, like.dtype if part.is_floating_point() else part.dtype) for part in batch)
+    return map_tensors(batch, lambda part: part.to(
+        like.device, like.dtype if part.is_floating_point() else part.dtype))
 
 
 def _forward(model, loss_fn, batch, owners):
@@ -329,13 +358,7 @@ def _forward(model, loss_fn, batch, owners):
         if isinstance(output, torch.Tensor):
             squares[module].append(output.detach().square().mean())
 
-    def check(_, __, output):
-        if not isinstance(output, torch.Tensor):
-            raise TypeError(f"the model returns {type(output).__name__}, not a tensor of outputs: wrap it in a "
-                            "module whose forward returns the outputs alone")
-
     hooks = [module.register_forward_hook(listen) for module in squares]
-    hooks.append(model.register_forward_hook(check))
     try:
         outputs, loss = check_batch(model, loss_fn, batch)
     finally:
@@ -354,39 +377,41 @@ def _chance(loss_fn, outputs, targets):
     return None
 
 
-class _Shifted:
-    """A − shift · I."""
-
-    def __init__(self, operator, shift):
-        self.operator, self.shift = operator, shift
-        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
-
-    def __matmul__(self, vector):
-        return self.operator @ vector - self.shift * vector
-
-
 def _eigenvalues(operator, rtol, generator):
     """(the eigenvalue of largest magnitude, the algebraically largest, the latter's residual)."""
     (value,), (bound,) = top_eigenvalues(operator, 1, rtol, generator, max_products=500)
     if value >= 0:
         return float(value), float(value), float(bound)
-    (above,), (bound,) = top_eigenvalues(_Shifted(operator, value), 1, rtol, generator, max_products=500)
-    return float(value), float(above + value), float(bound)
+    (above,), (bound,) = top_eigenvalues(operator, 1, rtol, generator, max_products=500, which="LA")
+    return float(value), float(above), float(bound)
 
 
-def _blocks(model, loss_fn, batch, chosen):
-    """`layer_blocks` of these parameters alone: the others are frozen meanwhile."""
-    flags = {name: p.requires_grad for name, p in model.named_parameters()}
-    for name, p in model.named_parameters():
-        p.requires_grad_(name in chosen)
+def _waking(model, loss_fn, batch, trainable, gradients):
+    """(names of weights that are exactly zero but have a gradient, of those that a step of these wakes).
+
+    A zero head or LoRA's B hides everything behind it from the gradient, for one step.
+    """
+    some = torch.stack([torch.stack([p.any(), gradients[name].any()]) for name, p in trainable.items()]).tolist()
+    zeros = [name for name, (weight, gradient) in zip(trainable, some) if gradient and not weight]
+    asleep = [name for name, (_, gradient) in zip(trainable, some) if not gradient]
+    if not zeros or not asleep:
+        return zeros, []
+    with torch.no_grad():
+        for name in zeros:
+            step = gradients[name].view_as(trainable[name])
+            trainable[name].sub_(step / step.abs().max())
     try:
-        return layer_blocks(model, loss_fn, batch, parameters="all")
+        _, loss = check_batch(model, loss_fn, batch)
+        found = torch.autograd.grad(loss, [trainable[name] for name in asleep], allow_unused=True)
     finally:
-        for name, p in model.named_parameters():
-            p.requires_grad_(flags[name])
+        with torch.no_grad():
+            for name in zeros:
+                trainable[name].zero_()
+    awake = torch.stack([torch.zeros_like(loss, dtype=torch.bool) if g is None else g.any() for g in found]).tolist()
+    return zeros, [name for name, wakes in zip(asleep, awake) if wakes]
 
 
-def _measure(model, loss_fn, batch, patterns, lr, rtol, progress, notes):
+def _measure(model, loss_fn, batch, patterns, lr, optimizer, rtol, progress, notes):
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     chosen = _selected(trainable, patterns)
     like = trainable[chosen[0]]
@@ -414,56 +439,72 @@ def _measure(model, loss_fn, batch, patterns, lr, rtol, progress, notes):
     gradients = dict(zip(operator.names, gradient.split([trainable[name].numel() for name in operator.names])))
     overall = torch.stack([loss.detach(), torch.linalg.vector_norm(gradient),
                            gradient_quotient(operator, gradient)]).tolist()
+    operator_names = operator.names
     del operator  # its graph
 
-    blocks, rows = _blocks(model, loss_fn, batch, set(chosen)), {}
-    spectra = _spectra(blocks, 1, 1e-4)
-    bar = tqdm(spectra, total=len(blocks), desc="layers", disable=not progress, leave=False)
-    for name, block, values, _, power in bar:
+    zeros, waking = _waking(model, loss_fn, batch, {n: trainable[n] for n in operator_names}, gradients)
+    blocks = layer_blocks(model, loss_fn, batch, parameters="all", layers=chosen)
+    rows = {}
+    for name, block in tqdm(blocks.items(), desc="layers", disable=not progress, leave=False):
         g, weight = gradients[name], trainable[name].detach()
-        if isinstance(block, LayerBlock) or block.shape[0] <= 128:
-            total, error = _exact_trace(block), torch.zeros_like(power)
-        else:
-            total, error = trace(block, 64, generator)
+        exact = isinstance(block, LayerBlock) or block.shape[0] <= FORMED
+        total, error = (block.trace(), torch.zeros_like(loss)) if exact else trace(block, ESTIMATED_FROM, generator)
         idle = (g.view_as(weight).flatten(1) == 0).all(1).to(g.dtype).mean()
-        rows[name] = torch.stack([weight.std(correction=0), g.square().mean().sqrt(), values[0].abs(), total,
-                                  error, gradient_quotient(block, g), idle, power])
-    # To the host in one go, and in float64: a norm may be smaller than float32 can hold.
-    table = dict(zip(rows, torch.stack(list(rows.values())).tolist()))
+        numbers = (weight.std(correction=0), g.square().mean().sqrt(), block.norm(), total, error,
+                   block.quotient(g), idle)
+        rows[name] = torch.stack([number.double() for number in numbers])
+    table = dict(zip(rows, torch.stack(list(rows.values())).tolist()))  # to the host in one go
     measured = []
     for name in chosen:
-        std, slope, norm, total, error, quotient, idle, power = table[name]
-        square, calls = 4.0**power, squares.get(owners[name])
+        std, slope, norm, total, error, quotient, idle = table[name]
+        calls = squares.get(owners[name])
         measured.append(LayerCurvature(
             _layer_name(name), type(owners[name]).__name__, tuple(trainable[name].shape), std,
-            float(torch.stack(calls).mean().sqrt()) if calls else None, slope,
-            norm * square, total * square, error * square, quotient * square,
+            float(torch.stack(calls).mean().sqrt()) if calls else None, slope, norm, total, error, quotient,
             0.0 if isinstance(owners[name], nn.Embedding) else idle))
 
-    outputs = outputs.detach()
+    outputs, chance = outputs.detach(), _chance(loss_fn, outputs, batch[1])
+    if outputs.ndim > 2:  # every place is a sample
+        outputs = outputs.movedim(1, -1).flatten(0, -2)
     varying = ((outputs - outputs.mean(0)).square().mean() / outputs.square().mean().clamp(min=1e-30)).sqrt()
     result = CurvatureReport(
-        type(model).__name__, sum(p.numel() for p in trainable.values() if p.requires_grad), len(batch[0]),
-        str(like.device), _short(like.dtype), overall[0], _chance(loss_fn, outputs, batch[1]), overall[1],
+        type(model).__name__, sum(p.numel() for p in trainable.values() if p.requires_grad), len(batch[1]),
+        str(like.device), _short(like.dtype), overall[0], chance, overall[1],
         overall[2], eigenvalue, bound, float(varying), measured)
-    result.findings = _findings(result, extreme, lr) + notes
+    if any(FRESH in note.text for note in notes):
+        result.findings = notes
+    else:
+        normed = any(isinstance(m, NORMALIZATIONS) for m in model.modules())
+        result.findings = notes + _findings(result, extreme, lr, optimizer, [_layer_name(n) for n in zeros],
+                                            {_layer_name(n) for n in waking}, normed)
     result.findings.sort(key=lambda f: ("problem", "warning", "note").index(f.level))
     return result
 
 
-def _findings(result, extreme, lr):
-    """What the numbers mean, in words. extreme: the eigenvalue of largest magnitude."""
+def _findings(result, extreme, lr, optimizer, zeros, waking, normed):
+    """What the numbers mean, in words.
+
+    extreme: the eigenvalue of largest magnitude; zeros, waking: as of `_waking`; normed: are there norms?
+    """
     findings, layers, scale, best = [], result.layers, result.eigenvalue, result.best_step
     solve = "hl.hessian_init_(model, loss_fn, batch) levels the norms before training"
 
     def say(level, text, advice=""):
         findings.append(Finding(level, text, advice))
 
-    dead = [layer for layer in layers if layer.idle == 1]
+    if zeros:
+        behind = sorted(waking & {layer.name for layer in layers})
+        text = f"{_names(zeros)} is exactly zero"
+        if behind:
+            text += f", so that {_names(behind)} has no gradient yet: it wakes after one step"
+        say("note", text + "; λ and the norms are those of this moment, and change with the first steps",
+            "nothing to mend; train a few steps and ask again")
+    dead = [layer for layer in layers if layer.idle == 1 and layer.name not in waking]
     if dead:
         say("problem", f"no gradient at all in {_names(each.name for each in dead)}: dead, nothing there can be "
             "learnt", "a dead ReLU, a detached path or weights of zero: draw new weights "
             "(hl.init_(model, 'he')), lower the biases or use leaky_relu")
+    layers = [layer for layer in layers if layer.name not in waking]
     flat = [layer for layer in layers if layer.norm == 0 and layer not in dead]
     if flat:
         say("problem", f"a gradient but no curvature in {_names(each.name for each in flat)}: the loss is "
@@ -491,7 +532,7 @@ def _findings(result, extreme, lr):
             say("warning", f"the signal spans {math.log10(high.signal / low.signal):.1f} orders of magnitude, "
                 f"from {low.signal:.1g} ({low.name}) to {high.signal:.1g} ({high.name})",
                 "a scheme with the activation's gain: hl.init_(model, 'forward')")
-    if result.variation < VARIES and result.samples > 1:
+    if result.variation < VARIES and result.samples > 1 and not zeros and not normed:
         say("warning", f"the outputs hardly depend on the input: only {result.variation:.1g} of their size "
             "differs between samples; λ is small for that reason and grows in training, so that 2/λ is too bold",
             "the signal is lost on the way (biases may hide that); " + solve)
@@ -509,7 +550,10 @@ def _findings(result, extreme, lr):
     elif extreme < 0:
         say("note", f"the Hessian has no positive eigenvalue (the largest in magnitude is {extreme:.3g}): no rate "
             "is unstable by curvature alone")
-    if lr is not None and lr > result.stability_limit:
+    if lr is not None and optimizer != "sgd":
+        say("note", f"lr = {lr:g} is not judged: {optimizer} rescales the steps weight by weight, so that its limit "
+            "is one on the rescaled Hessian, and 2/λ is that of plain gradient descent")
+    elif lr is not None and lr > result.stability_limit:
         say("problem", f"lr = {lr:g} is above 2/λ = {result.stability_limit:.3g}: plain full-batch gradient "
             "descent is unstable here; the loss rises at first, and then finds flatter ground or diverges",
             f"lr near 1/λ = {best:.3g}, a warm-up, or hl.hessian_init_ with a smaller target")

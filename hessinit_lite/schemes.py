@@ -4,12 +4,14 @@ Every scheme draws zero-mean weights with Var w = g²/fan and sets biases to zer
 and in the fan. `init_` checks everything before it touches a weight.
 """
 
+import contextlib
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from .models import activation_module, activation_name, check_generator, weight_layers
+from .models import WEIGHT_LAYERS, activation_module, activation_name, check_generator, is_computed, original
 from .variance import dropout_factor, gain
 
 SCHEMES = {
@@ -28,22 +30,88 @@ SCHEMES = {
 }
 
 
+@dataclass
+class Weight:
+    """A weight that a scheme draws: `parts` matrices of the same fans, stacked along the first axis."""
+
+    layer: nn.Module
+    weight: nn.Parameter
+    biases: list     #: parameters
+    fan_in: int
+    fan_out: int
+    bound: float     #: torch's own start is uniform in ± this
+    bias_bound: float
+    parts: int = 1
+
+
 def fans(layer):
-    """(fan_in, fan_out) of a dense or convolutional layer with weight [out, in / groups, kernel ...].
+    """(fan_in, fan_out) of a dense or (transposed) convolutional layer.
 
     How many weights each output adds up, and how many outputs each input goes to (stride 1): inputs
-    and outputs of a group times the kernel's size. torch's own count of fan_out leaves the groups out.
+    and outputs of a group times the kernel's size. torch's own count of fan_out leaves the groups out,
+    and it takes the inputs and outputs of a transposed convolution for each other.
     """
     weight, groups = layer.weight, getattr(layer, "groups", 1)
     kernel = weight[0, 0].numel()
-    return weight.shape[1] * kernel, weight.shape[0] // groups * kernel
+    first, second = weight.shape[0] // groups * kernel, weight.shape[1] * kernel
+    return (first, second) if getattr(layer, "transposed", False) else (second, first)
+
+
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+
+
+def drawn_weights(model):
+    """{key: Weight} of what a scheme draws: dense, (transposed) convolutional, recurrent and attention layers.
+
+    Of attention, the projections of queries, keys and values are matrices of their own (fans: the size
+    of what they read, and of what they make); so are the gates of LSTM and GRU, with fans (inputs,
+    hidden) and (hidden, hidden). Embeddings and parameters of other layers are not drawn.
+
+    Raises TypeError if `model` is no module, ValueError for lazy layers and for weights that are computed
+    from other parameters.
+    """
+    model, found = original(model), {}
+
+    def add(name, layer, weight, biases, fan_in, fan_out, bound, bias_bound, parts=1):
+        found.setdefault(weight, (name, Weight(layer, weight, [b for b in biases if b is not None], fan_in,
+                                               fan_out, bound, bias_bound, parts)))
+
+    for name, layer in model.named_modules():
+        inside = f"{name}." if name else ""
+        if isinstance(layer, WEIGHT_LAYERS):
+            if is_computed(layer):
+                raise ValueError(f"the weight of {name!r} is computed from other parameters: undo the parametrization "
+                                 "(torch.nn.utils.parametrize.remove_parametrizations, prune.remove)")
+            fan_in, fan_out = fans(layer)  # refuses lazy layers
+            bound = 1 / math.sqrt(layer.weight[0].numel())
+            bias = 0.0 if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear) else bound
+            add(name, layer, layer.weight, [layer.bias], fan_in, fan_out, bound, bias)
+        elif isinstance(layer, nn.MultiheadAttention):
+            for key, weight in layer.named_parameters(recurse=False):
+                if key.endswith("proj_weight"):
+                    width, made = weight.shape[1], layer.embed_dim
+                    add(f"{inside}{key}", layer, weight, [layer.in_proj_bias], width, made,
+                        math.sqrt(6 / (width + len(weight))), 0.0, len(weight) // made)
+        elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
+            gates = next((n for kind, n in _GATES.items() if type(layer).__name__.startswith(kind)),
+                         layer.weight_ih_l0.shape[0] // layer.hidden_size if isinstance(layer, nn.RNNBase)
+                         else layer.weight_ih.shape[0] // layer.hidden_size)
+            for key, weight in layer.named_parameters(recurse=False):
+                if key.startswith("weight"):
+                    parts = 1 if "_hr_" in key else gates
+                    bound = 1 / math.sqrt(layer.hidden_size)
+                    bias = getattr(layer, key.replace("weight", "bias"), None)
+                    add(f"{inside}{key}", layer, weight, [bias], weight.shape[1], len(weight) // parts, bound,
+                        bound, parts)
+    return dict(found.values())
 
 
 def init_(model, scheme, activation=None, generator=None, *, factor=1.0, dropout=None, std=None,
           batch=None):
-    """Draw the weights of all dense and convolutional layers of `model` in place.
+    """Draw the trainable weights of `model` in place, those of `drawn_weights`, and set their biases.
 
-    model: torch.nn.Module. Weights stay on its device and in its dtype.
+    model: torch.nn.Module. Weights stay on its device and in its dtype. Frozen weights, embeddings
+        and norms are left as they are.
     scheme: one of SCHEMES. "orthogonal" reads a convolution's weight as one matrix
         [out, in · kernel], as torch does, and that keeps no norms; "delta_orthogonal" keeps them
         exactly, group by group, at stride 1 with "same" or circular padding. Where a layer narrows
@@ -59,59 +127,87 @@ def init_(model, scheme, activation=None, generator=None, *, factor=1.0, dropout
         standard deviation is multiplied by sqrt(1 - dropout).
     std: the standard deviation for "normal". batch: `(inputs, targets)` for "lsuv".
 
-    Returns the model. Raises ValueError for an unknown scheme or activation, a model without
-    layers to initialize or with lazy ones, a missing std or batch; weights are then as they were.
+    Returns the model. Raises ValueError for an unknown scheme or activation, a missing std or batch,
+    and for a model without layers to initialize, all frozen, with lazy layers, or with weights that are
+    computed from other parameters (weight_norm, spectral_norm, pruning). After any error the weights are
+    as they were.
     """
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
-    layers = list(weight_layers(model).values())
-    check_generator(generator, layers[0].weight)
+    weights = list(drawn_weights(model).values())
+    if not weights:
+        raise ValueError("the model has no layers to initialize: it needs at least one Linear or Conv layer")
+    if not any(each.weight.requires_grad for each in weights):
+        raise ValueError("every weight is frozen: set requires_grad=True on some")
+    check_generator(generator, weights[0].weight)
     if not (math.isfinite(factor) and factor > 0):
         raise ValueError(f"factor must be finite and positive, got {factor!r}")
     if scheme == "normal" and (std is None or not (math.isfinite(std) and std > 0)):
         raise ValueError(f"scheme 'normal' needs a positive standard deviation std=, got {std!r}")
-    if scheme == "lsuv" and batch is None:
-        raise ValueError("scheme 'lsuv' needs batch=(inputs, targets)")
+    if scheme == "lsuv":
+        if batch is None:
+            raise ValueError("scheme 'lsuv' needs batch=(inputs, targets)")
+        if any(not isinstance(each.layer, WEIGHT_LAYERS) for each in weights):
+            raise ValueError("scheme 'lsuv' is for dense and convolutional layers: take another for attention "
+                             "and recurrent ones")
     if activation is not None:
         activation_module(activation)  # refuses an unknown name, whatever the scheme
-    sizes = [fans(layer) for layer in layers]  # refuses lazy layers
-    if scheme == "lsuv":
-        with torch.no_grad():
-            model(batch[0])  # refuses a batch that does not fit
     g = 1.0
     if scheme in ("forward", "backward"):
         g = gain(activation or activation_name(model), scheme)
     dropped = 1.0 if dropout is None else dropout_factor(dropout)
 
-    for index, (layer, (fan_in, fan_out)) in enumerate(zip(layers, sizes)):
-        ungained = index == (0 if scheme == "forward" else len(layers) - 1)
-        deviation = {
-            "lecun": 1 / math.sqrt(fan_in),
-            "glorot": math.sqrt(2 / (fan_in + fan_out)),
-            "he": math.sqrt(2 / fan_in),
-            "forward": (1.0 if ungained else g) / math.sqrt(fan_in),
-            "backward": (1.0 if ungained else g) / math.sqrt(fan_out),
-            "normal": std,
-        }
-        scale = factor * (dropped if index else 1.0)
-        bound = 1 / math.sqrt(fan_in)  # torch's Linear and Conv: U(-bound, bound), biases too
-        with torch.no_grad():
-            if scheme in deviation:
-                layer.weight.normal_(0.0, deviation[scheme] * scale, generator=generator)
-            elif scheme == "torch":
-                layer.weight.uniform_(-bound, bound, generator=generator).mul_(scale)
-            elif scheme == "delta_orthogonal" and layer.weight.ndim > 2:
-                _delta_orthogonal_(layer, scale, generator)
-            else:  # orthogonal, lsuv
-                nn.init.orthogonal_(layer.weight, gain=scale, generator=generator)
-            if layer.bias is not None:
-                if scheme == "torch":
-                    layer.bias.uniform_(-bound, bound, generator=generator)
-                else:
-                    layer.bias.zero_()
-    if scheme == "lsuv":
-        _unit_output_variance_(model, layers, batch[0])
+    with torch.no_grad(), restored_on_error(model):
+        if scheme == "lsuv":
+            model(batch[0])  # refuses a batch that does not fit
+        for index, each in enumerate(weights):
+            if each.weight.requires_grad:
+                ungained = index == (0 if scheme == "forward" else len(weights) - 1)
+                scale = factor * (dropped if index else 1.0)
+                _draw_(each, scheme, 1.0 if ungained else g, scale, std, generator)
+        if scheme == "lsuv":
+            _unit_output_variance_(model, [w.layer for w in weights if w.weight.requires_grad], batch[0])
     return model
+
+
+@contextlib.contextmanager
+def restored_on_error(model):
+    """Whatever is raised inside, Ctrl-C included: parameters and buffers are then as they were."""
+    state = [*model.parameters(), *model.buffers()]
+    before = [tensor.detach().clone() for tensor in state]
+    try:
+        yield
+    except BaseException:
+        with torch.no_grad():
+            for tensor, old in zip(state, before):
+                tensor.copy_(old)
+        raise
+
+
+def _draw_(each, scheme, g, scale, std, generator):
+    """Draw one weight, part by part, and its biases."""
+    deviation = {
+        "lecun": 1 / math.sqrt(each.fan_in),
+        "glorot": math.sqrt(2 / (each.fan_in + each.fan_out)),
+        "he": math.sqrt(2 / each.fan_in),
+        "forward": g / math.sqrt(each.fan_in),
+        "backward": g / math.sqrt(each.fan_out),
+        "normal": std,
+    }
+    if scheme in deviation:
+        each.weight.normal_(0.0, deviation[scheme] * scale, generator=generator)
+    elif scheme == "torch":
+        each.weight.uniform_(-each.bound, each.bound, generator=generator).mul_(scale)
+    elif scheme == "delta_orthogonal" and each.weight.ndim > 2:
+        _delta_orthogonal_(each.layer, scale, generator)
+    else:  # orthogonal, lsuv
+        for part in each.weight.chunk(each.parts):
+            nn.init.orthogonal_(part, gain=scale, generator=generator)
+    for bias in each.biases:
+        if scheme == "torch":
+            bias.uniform_(-each.bias_bound, each.bias_bound, generator=generator)
+        else:
+            bias.zero_()
 
 
 def _delta_orthogonal_(layer, scale, generator):
@@ -121,7 +217,7 @@ def _delta_orthogonal_(layer, scale, generator):
     place under torch's padding="same".
     """
     layer.weight.zero_()
-    groups = layer.weight.unflatten(0, (layer.groups, -1))  # [groups, out, in, kernel ...]
+    groups = layer.weight.unflatten(0, (layer.groups, -1))  # [groups, out, in, kernel ...], or in before out
     for kernel in groups:
         centre = tuple((size - 1) // 2 for size in kernel.shape[2:])
         nn.init.orthogonal_(kernel[(..., *centre)], gain=scale, generator=generator)
@@ -141,8 +237,7 @@ def _unit_output_variance_(model, layers, inputs):
 
     hooks = [layer.register_forward_hook(rescale) for layer in layers]
     try:
-        with torch.no_grad():
-            model(inputs)
+        model(inputs)
     finally:
         for hook in hooks:
             hook.remove()

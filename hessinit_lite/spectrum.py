@@ -10,27 +10,54 @@ import torch
 from .models import check_generator
 
 
-def top_eigenvalues(operator, k=1, rtol=1e-3, generator=None, start=None, max_products=200):
-    """The k eigenvalues of largest magnitude: `(values [k], bounds [k])` of `top_eigenpairs`."""
-    values, _, bounds = top_eigenpairs(operator, k, rtol, generator, start, max_products)
+class Estimate(float):
+    """A number that was estimated: a float with its standard error as `.error`."""
+
+    def __new__(cls, value, error):
+        made = super().__new__(cls, value)
+        made.error = float(error)
+        return made
+
+    def __repr__(self):
+        return f"{float(self):.4g} ± {self.error:.1g}"
+
+    __str__ = __repr__
+
+    def __getnewargs__(self):  # for copies and pickles
+        return float(self), self.error
+
+
+_ORDER = {"LM": lambda values: values.abs(), "LA": lambda values: values, "SA": lambda values: -values}
+
+
+def top_eigenvalues(operator, k=1, rtol=1e-3, generator=None, start=None, max_products=200, which="LM"):
+    """The k eigenvalues at one end of the spectrum: `(values [k], bounds [k])` of `top_eigenpairs`."""
+    values, _, bounds = top_eigenpairs(operator, k, rtol, generator, start, max_products, which)
     return values, bounds
 
 
-def top_eigenpairs(operator, k=1, rtol=1e-3, generator=None, start=None, max_products=200):
-    """The k eigenpairs of largest magnitude, by Lanczos with full reorthogonalization.
+def top_eigenpairs(operator, k=1, rtol=1e-3, generator=None, start=None, max_products=200, which="LM"):
+    """The k eigenpairs at one end of the spectrum, by Lanczos with full reorthogonalization.
 
-    Returns `(values [k], vectors [P, k], bounds [k])`: largest magnitude first; bounds[i] is the
-    residual ‖A x − θ x‖ of the unit vector x = vectors[:, i], and there is an eigenvalue within
-    bounds[i] of θ = values[i] (Parlett 1998, section 4.5). Products stop once each bound is below
-    rtol · |values[0]|. The error of a separated eigenvalue is then of order bound²/gap, far smaller.
+    which: "LM" for the largest magnitude, "LA" for the algebraically largest, "SA" for the smallest, as
+        in SciPy's eigsh.
+
+    Returns `(values [k], vectors [P, k], bounds [k])`, the outermost first; bounds[i] is the residual
+    ‖A x − θ x‖ of the unit vector x = vectors[:, i] with an allowance for rounding, and there is an
+    eigenvalue within bounds[i] of θ = values[i] (Parlett 1998, section 4.5). Products stop once each
+    residual is below rtol times the largest magnitude met. The error of a separated eigenvalue is then
+    of order bound²/gap, far smaller.
 
     start: first vector [P]. If None, half a random direction and half the operator's `.gradient`,
     which leans on the large eigenvalues and saves a few products (random alone where it has none).
     Multiplicities may be missed: a Krylov space holds one vector of each eigenspace. Where it is
     exhausted before k eigenvalues are found, the search goes on from a random direction outside it.
 
-    Raises ValueError for k outside 1..P, a zero start, or when max_products do not suffice.
+    Raises ValueError for k outside 1..P, an unknown `which`, a zero start, or when max_products do not
+    suffice.
     """
+    if which not in _ORDER:
+        raise ValueError(f"unknown which {which!r}; known: {', '.join(_ORDER)}")
     size = operator.shape[0]
     if not 1 <= k <= size:
         raise ValueError(f"k must lie in 1..{size}, got {k}")
@@ -39,7 +66,9 @@ def top_eigenpairs(operator, k=1, rtol=1e-3, generator=None, start=None, max_pro
         gradient = getattr(operator, "gradient", None)
         if gradient is not None and len(gradient) == size:
             length = torch.linalg.vector_norm(gradient)
-            start = start / torch.linalg.vector_norm(start) + gradient / length.clamp(min=1e-30)
+            leaning = start / torch.linalg.vector_norm(start) + gradient / length.clamp(min=1e-30)
+            # For one weight the two may cancel.
+            start = torch.where(torch.linalg.vector_norm(leaning) > 1e-3, leaning, start)
     norm = torch.linalg.vector_norm(start)
     if not bool(norm > 0):
         raise ValueError("the start vector must not be zero")
@@ -60,7 +89,7 @@ def top_eigenpairs(operator, k=1, rtol=1e-3, generator=None, start=None, max_pro
         t = torch.diag(a[:products])
         t += torch.diag(a[products:-1], 1) + torch.diag(a[products:-1], -1)
         ritz, vectors = torch.linalg.eigh(t)
-        order = ritz.abs().argsort(descending=True)[:k]
+        order = _ORDER[which](ritz).argsort(descending=True)[:k]
         beta, scale = a[-1], ritz.abs().max()
         bounds = beta * vectors[-1, order].abs()
         exhausted = beta <= torch.finfo(operator.dtype).eps * max(scale, a.abs().max()) * math.sqrt(size)
@@ -78,6 +107,8 @@ def top_eigenpairs(operator, k=1, rtol=1e-3, generator=None, start=None, max_pro
         raise ValueError(f"{max_products} products did not bring the residual below rtol={rtol}: "
                          "raise max_products or rtol")
     to = dict(dtype=operator.dtype, device=operator.device)
+    # A product's sums of P terms are themselves rounded.
+    bounds = bounds + torch.finfo(operator.dtype).eps * (8 + math.sqrt(size)) * scale
     return ritz[order].to(**to), span.T @ vectors[:, order].to(**to), bounds.to(**to)
 
 

@@ -1,5 +1,7 @@
 """Every operator against dense float64 matrices on tiny models."""
 
+import copy
+
 import pytest
 import torch
 from dense import LOSSES, dense_gauss_newton, dense_hessian, dense_of, problem
@@ -297,12 +299,23 @@ def test_a_list_of_batches_is_a_loader_and_bad_loaders_are_refused():
     with pytest.raises(ValueError, match="batch 0 of the loader: the batch is empty"):
         hl.hessian(model, loss_fn, [(x[:0], t[:0])])
     operator = hl.hessian(model, loss_fn, parts)
-    model.layers[0].weight.data.mul_(2)  # .data hides it from the version that operators check
+    parts[0] = x[:2] + 1, t[:2]
     with pytest.raises(ValueError, match="data changed between two passes"):
         operator @ _vectors(operator, 0)
     hl.init_(model, "he")
     with pytest.raises(RuntimeError, match="build a new one"):
         operator @ _vectors(operator, 0)
+
+
+@pytest.mark.parametrize("data", [False, True], ids=["batch", "loader"])
+def test_edits_of_data_are_noticed(data):
+    """As averages of weights and `vector_to_parameters` make them: torch's version does not count them."""
+    model, loss_fn, (x, t) = problem()
+    operator = hl.hessian(model, loss_fn, [(x, t)] if data else (x, t))
+    model.layers[0].weight.data.mul_(1.0001)
+    for product in (lambda: operator @ _vectors(operator, 0), lambda: operator.matmat(_vectors(operator, 0, 3))):
+        with pytest.raises(RuntimeError, match="build a new one"):
+            product()
 
 
 def test_a_loader_whose_order_is_shuffled_is_fine_and_one_that_loses_samples_is_not():
@@ -375,6 +388,11 @@ def test_a_sparse_embedding_has_no_second_gradient():
 
 CLOSED = {
     "cross-entropy": (F.cross_entropy, Y), "smoothed": (nn.CrossEntropyLoss(label_smoothing=0.3), Y),
+    "weighted": (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3])), Y),
+    "ignored": (nn.CrossEntropyLoss(ignore_index=1), Y),
+    "all three": (nn.CrossEntropyLoss(torch.tensor([1.0, 3]), ignore_index=5, label_smoothing=0.2),
+                  torch.tensor([0, 5, 1, 0, 5])),
+    "soft": (nn.CrossEntropyLoss(torch.tensor([1.0, 3]), label_smoothing=0.2), torch.rand(5, 2).softmax(1)),
     "squared error": (nn.MSELoss(), torch.randn(5, 2)), "logistic": (nn.BCEWithLogitsLoss(), torch.rand(5, 2)),
 }
 
@@ -383,6 +401,7 @@ CLOSED = {
 def test_closed_forms_are_what_autograd_finds(name):
     loss_fn, targets = CLOSED[name]
     targets = targets.double() if targets.is_floating_point() else targets
+    loss_fn = copy.deepcopy(loss_fn).double() if isinstance(loss_fn, nn.Module) else loss_fn
     model = _net().double()
     assert hl.losses.closed_form(loss_fn, model(X.double()), targets)
     closed = dense_of(hl.gauss_newton(model, loss_fn, (X.double(), targets)))
@@ -390,10 +409,14 @@ def test_closed_forms_are_what_autograd_finds(name):
     torch.testing.assert_close(closed, general)
 
 
+class _Weighted(nn.MSELoss):
+    def forward(self, z, t):
+        return 100 * super().forward(z, t)
+
+
 @pytest.mark.parametrize("loss_fn", [
-    nn.CrossEntropyLoss(weight=torch.tensor([1.0, 3])), nn.CrossEntropyLoss(reduction="sum"),
-    nn.CrossEntropyLoss(ignore_index=1), nn.BCEWithLogitsLoss(pos_weight=torch.tensor([2.0, 1])),
-    lambda z, t: F.cross_entropy(z, t)], ids=["weight", "sum", "ignored", "pos_weight", "function"])
+    nn.CrossEntropyLoss(reduction="sum"), _Weighted(), nn.BCEWithLogitsLoss(pos_weight=torch.tensor([2.0, 1])),
+    lambda z, t: F.cross_entropy(z, t)], ids=["sum", "subclass", "pos_weight", "function"])
 def test_other_losses_have_no_closed_form(loss_fn):
     assert hl.losses.closed_form(loss_fn, torch.zeros(5, 2), Y) is None
 
