@@ -392,7 +392,8 @@ def _waking(model, loss_fn, batch, trainable, gradients):
     A zero head or LoRA's B hides everything behind it from the gradient, for one step.
     """
     some = torch.stack([torch.stack([p.any(), gradients[name].any()]) for name, p in trainable.items()]).tolist()
-    zeros = [name for name, (weight, gradient) in zip(trainable, some) if gradient and not weight]
+    zeros = [name for name, (weight, gradient) in zip(trainable, some)
+             if gradient and not weight and trainable[name].ndim > 1]
     asleep = [name for name, (_, gradient) in zip(trainable, some) if not gradient]
     if not zeros or not asleep:
         return zeros, []
@@ -492,8 +493,8 @@ def _findings(result, extreme, lr, optimizer, zeros, waking, normed):
     def say(level, text, advice=""):
         findings.append(Finding(level, text, advice))
 
-    if zeros:
-        behind = sorted(waking & {layer.name for layer in layers})
+    behind = sorted(waking & {layer.name for layer in layers})
+    if zeros and (behind or result.variation < VARIES):
         text = f"{_names(zeros)} is exactly zero"
         if behind:
             text += f", so that {_names(behind)} has no gradient yet: it wakes after one step"

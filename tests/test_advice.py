@@ -1,0 +1,199 @@
+"""What `report` says of networks that people use, and that following it does no harm."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import hessinit_lite as hl
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return hl.digits()
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def words(found, *levels):
+    return " | ".join(f"{f.level}: {f.text} -> {f.advice}" for f in found.findings if not levels or f.level in levels)
+
+
+class Adapted(nn.Linear):
+    """A frozen Linear with an adapter of rank 4 as LoRA starts it: A drawn, B zero."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.A, self.B = nn.Parameter(torch.empty(4, sizes[0])), nn.Parameter(torch.zeros(sizes[1], 4))
+        nn.init.normal_(self.A, 0, 0.1, generator=seeded())
+        for p in (self.weight, self.bias):
+            p.requires_grad_(False)
+
+    def forward(self, x):
+        return super().forward(x) + x @ self.A.T @ self.B.T
+
+
+def test_a_zero_head_is_no_fault(digits):
+    """Everything behind it has no gradient yet; plain descent wakes it."""
+    model = hl.init_(hl.MLP(64, 32, 3, 10), "he", generator=seeded())
+    with torch.no_grad():
+        model.layers[2].weight.zero_()
+    before = copy.deepcopy(model.state_dict())
+    found = hl.report(model, F.cross_entropy, digits.batch(64, seeded()))
+    assert "layers.2 is exactly zero, so that layers.0, layers.1 has no gradient yet" in words(found, "note")
+    assert not words(found, "problem", "warning")
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    hl.train(model, digits, 0.1, 3, seed=0)
+    found = hl.report(model, F.cross_entropy, digits.batch(64, seeded()))
+    assert all(layer.gradient > 0 for layer in found.layers) and "exactly zero" not in words(found)
+
+
+def test_adapters_are_no_fault_and_frozen_weights_stay(digits):
+    model = nn.Sequential(Adapted(64, 32), nn.ReLU(), Adapted(32, 10))
+    frozen = [p.clone() for p in model.parameters() if not p.requires_grad]
+    found = hl.report(model, F.cross_entropy, digits.batch(64, seeded()))
+    assert "0.B, 2.B is exactly zero, so that 0.A, 2.A has no gradient yet" in words(found, "note")
+    assert not words(found, "problem")
+    assert {layer.name for layer in found.layers} == {"0.A", "0.B", "2.A", "2.B"}
+    with pytest.raises(ValueError, match="every weight is frozen"):
+        hl.init_(model, "he")
+    assert all(torch.equal(p, q) for p, q in zip(frozen, (p for p in model.parameters() if not p.requires_grad)))
+
+
+def test_a_dead_net_is_still_dead(digits):
+    """Zero weights that nothing wakes, and ReLUs that are off: draw new weights."""
+    model = hl.init_(hl.MLP(64, 32, 3, 10), "he", generator=seeded())
+    with torch.no_grad():
+        model.layers[1].weight.zero_()
+        model.layers[1].bias.fill_(-1)
+    found = hl.report(model, F.cross_entropy, digits.batch(64, seeded()))
+    assert "no gradient at all in layers.0" in words(found, "problem")
+
+
+class Convolutional(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8),
+                         nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
+                         nn.Flatten(), nn.Linear(512, 10))
+
+
+def test_batch_norm_that_has_seen_no_batch(digits):
+    """Nothing else is said until it is settled, on a copy if one asks so."""
+    model = hl.init_(Convolutional(), "he", generator=seeded())
+    batch = digits.batch(64, seeded())
+    before = copy.deepcopy(model.state_dict())
+    fresh = hl.report(model.eval(), F.cross_entropy, batch, lr=1e-6)
+    assert [f.level for f in fresh.findings] == ["warning"] and "settle=50" in words(fresh)
+    settled = hl.report(model, F.cross_entropy, batch, settle=50)
+    assert "averaged over 50 passes" in words(settled, "note") and "seen no batch" not in words(settled)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+    for norm in (model[2], model[5]):
+        norm.train()
+    with torch.no_grad():
+        for _ in range(50):
+            model(batch[0])
+    itself = hl.report(model.eval(), F.cross_entropy, batch)
+    assert itself.eigenvalue == pytest.approx(settled.eigenvalue, rel=1e-3)
+    assert not pytest.approx(fresh.eigenvalue, rel=0.5) == settled.eigenvalue
+
+
+class VisionTransformer(nn.Module):
+    """Patches of 2×2 pixels, a class token, torch's encoder and its default start."""
+
+    def __init__(self, width=32):
+        super().__init__()
+        self.patches, self.token = nn.Linear(4, width), nn.Parameter(torch.zeros(1, 1, width))
+        self.places = nn.Parameter(0.02 * torch.randn(1, 17, width, generator=seeded()))
+        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, activation="gelu", batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
+
+    def forward(self, x):
+        x = x.view(-1, 4, 2, 4, 2).transpose(2, 3).reshape(len(x), 16, 4)
+        x = torch.cat([self.token.expand(len(x), -1, -1), self.patches(x)], 1) + self.places
+        return self.head(self.norm(self.encoder(x)[:, 0]))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_vision_transformer_is_not_called_dead(digits, seed):
+    torch.manual_seed(seed)
+    model = VisionTransformer()
+    found = hl.report(model, F.cross_entropy, digits.batch(64, seeded()), lr=1e-3, optimizer="adamw")
+    assert "hardly depend" not in words(found) and "no gradient" not in words(found)
+    assert "lr = 0.001 is not judged: adamw" in words(found, "note")
+    assert "a larger rate" not in words(found)
+
+
+class Block(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads, self.one, self.two = heads, nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x):
+        q, k, v = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in self.qkv(self.one(x)).chunk(3, 2))
+        x = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        return x + self.down(F.gelu(self.up(self.two(x))))
+
+
+class Gpt(nn.Module):
+    def __init__(self, vocabulary=20, width=32, layers=2, context=8):
+        super().__init__()
+        self.words, self.places = nn.Embedding(vocabulary, width), nn.Embedding(context, width)
+        self.blocks = nn.Sequential(*(Block(width, 4) for _ in range(layers)))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, vocabulary, bias=False)
+        self.head.weight = self.words.weight
+
+    def forward(self, tokens):
+        x = self.words(tokens) + self.places(torch.arange(tokens.shape[1], device=tokens.device))
+        return {"logits": self.head(self.norm(self.blocks(x)))}
+
+
+def test_a_small_gpt_in_single_precision():
+    """Tokens in, logits [N, T, V] in a dict out, as a user has it; measured and scaled."""
+    torch.manual_seed(0)
+    model, tokens = Gpt(), torch.randint(20, (8, 9), generator=seeded())
+    for p in model.parameters():
+        if p.ndim > 1:
+            nn.init.normal_(p, 0, 0.02, generator=seeded())
+    batch = tokens[:, :-1], tokens[:, 1:]
+    found = hl.report(model, F.cross_entropy, batch, layers=["blocks.*", "words"], lr=3e-4, optimizer="adamw")
+    assert len(found.layers) == 9 and not words(found, "problem")
+    assert found.chance == pytest.approx(3.0, rel=0.01)  # log 20
+    before = copy.deepcopy(model.state_dict())
+    result = hl.hessian_init_(model, F.cross_entropy, batch, scheme=None, max_steps=3, generator=seeded())
+    assert len(result.norms) == 10 and result.left == []
+    assert max(result.history) < float("inf") and not all(
+        torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_merging_adapters_are_not_merged(digits):
+    """As loralib's: `.eval()` merges them into the weight, which a report must not do."""
+    class Merging(Adapted):
+        merged = False
+
+        def train(self, mode=True):
+            super().train(mode)
+            if not mode and not self.merged:
+                self.weight.data += self.B @ self.A
+                self.merged = True
+            return self
+
+    model = nn.Sequential(Merging(64, 32), nn.ReLU(), nn.Linear(32, 10)).train()
+    before = copy.deepcopy(model.state_dict())
+    hl.report(model, F.cross_entropy, digits.batch(64, seeded()))
+    assert not model[0].merged and all(m.training for m in model.modules())
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("options, message", [
+    ({"optimizer": "lion"}, "known: sgd, adam, adamw"), ({"settle": -1}, "whole number of passes"),
+    ({"layers": []}, "layers is empty")])
+def test_bad_options(digits, options, message):
+    with pytest.raises(ValueError, match=message):
+        hl.report(hl.MLP(64, 8, 2, 10), F.cross_entropy, digits.batch(8, seeded()), **options)
