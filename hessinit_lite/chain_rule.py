@@ -127,6 +127,27 @@ class Block:
     def _coordinates(self, vector, operator=None):
         return None
 
+    def rows(self, part, of):
+        """The block of one of `of` equal parts of the weight's rows, such as the queries' of a fused projection."""
+        size = self.shape[0] // of
+        return Block(_Part(self._operator, slice(part * size, (part + 1) * size)))
+
+
+class _Part:
+    """A diagonal block of an operator: some of its rows, and the same columns."""
+
+    def __init__(self, operator, kept):
+        self.operator, self.kept, self.dtype, self.device = operator, kept, operator.dtype, operator.device
+        self.shape = (kept.stop - kept.start,) * 2
+
+    def matmat(self, matrix, memory=None):
+        whole = matrix.new_zeros(self.operator.shape[1], matrix.shape[1])
+        whole[self.kept] = matrix
+        return self.operator.matmat(whole, memory)[self.kept]
+
+    def __matmul__(self, vector):
+        return self.matmat(vector[:, None])[:, 0]
+
 
 def _balanced(factor):
     """The factor over 2^p, and p: with entries of order 1 its squares neither under- nor overflow.
@@ -282,6 +303,10 @@ class LayerBlock(Block):
         """The terms r_cn of some samples, [C · band, d_out · d_in]."""
         return torch.einsum("cnto,nti->cnoi", self._curvature[:, band], self._inputs[band]).flatten(
             2).flatten(0, 1)
+
+
+    def rows(self, part, of):
+        return LayerBlock(self.inputs, self.curvature.chunk(of, dim=-1)[part], self.signs)
 
 
 class EmbeddingBlock(LayerBlock):

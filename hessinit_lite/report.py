@@ -198,7 +198,7 @@ class CurvatureReport:
             f"{picture}\n</div>")
 
 
-def report(model, loss_fn, batch, *, layers=None, lr=None, optimizer="sgd", settle=0, rtol=1e-3,
+def report(model, loss_fn, batch, *, layers=None, split=None, lr=None, optimizer="sgd", settle=0, rtol=1e-3,
            progress=False):
     """Measure the curvature of `model` on a batch and say what it means: a CurvatureReport.
 
@@ -208,6 +208,8 @@ def report(model, loss_fn, batch, *, layers=None, lr=None, optimizer="sgd", sett
         device and, where they are floating-point, to its dtype; outputs as `check_batch` takes them.
     layers: names of layers, or patterns such as "blocks.*", if not all are to be listed: a big model
         then needs less time and memory. The Hessian is that of all trainable parameters, anyway.
+    split: {pattern: parts} for weights whose rows are several projections, {"*.qkv": 3}: each part is then
+        listed as a layer of its own. torch's attention is split into queries, keys and values anyway.
     lr: a learning rate to judge, for the optimizer "sgd"; for "adam" and "adamw", whose steps are
         rescaled weight by weight, 2/λ says nothing, and the report says so.
     settle: passes of the batch through a copy whose batch norm is in train mode, before it is measured.
@@ -241,7 +243,7 @@ def report(model, loss_fn, batch, *, layers=None, lr=None, optimizer="sgd", sett
         notes += settled
     with _as_it_was(model):
         notes += _put_to_eval(model)
-        return _measure(model, loss_fn, batch, layers, lr, optimizer, rtol, progress, notes)
+        return _measure(model, loss_fn, batch, layers, split or {}, lr, optimizer, rtol, progress, notes)
 
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
@@ -341,6 +343,20 @@ def _selected(trainable, layers):
     return [name for name in weights if any(fnmatchcase(known[name], p) for p in patterns)]
 
 
+def _parts(name, owner, weight, split):
+    """[(label, number of parts)] of the projections that a weight's rows hold: mostly one, itself."""
+    label = _layer_name(name)
+    if isinstance(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
+        return [(f"{label}.{which}", 3) for which in ("q", "k", "v")]
+    for pattern, of in split.items():
+        if fnmatchcase(label, pattern):
+            if int(of) != of or of < 1 or len(weight) % of:
+                raise ValueError(f"{label} has {len(weight)} rows: they cannot be split into {of!r} equal parts")
+            return [(f"{label}.{which}" if of > 1 else label, of)
+                    for which in (("q", "k", "v") if of == 3 else range(of))]
+    return [(label, 1)]
+
+
 def _to_model(batch, like):
     """The batch on the model's device, floating-point parts in its dtype; what is no pair is passed on."""
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
@@ -412,9 +428,12 @@ def _waking(model, loss_fn, batch, trainable, gradients):
     return zeros, [name for name, wakes in zip(asleep, awake) if wakes]
 
 
-def _measure(model, loss_fn, batch, patterns, lr, optimizer, rtol, progress, notes):
+def _measure(model, loss_fn, batch, patterns, split, lr, optimizer, rtol, progress, notes):
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     chosen = _selected(trainable, patterns)
+    for pattern in split:
+        if not any(fnmatchcase(_layer_name(name), pattern) for name in chosen):
+            raise ValueError(f"no layer to split is called {pattern!r}; known: {', '.join(map(_layer_name, chosen))}")
     like = trainable[chosen[0]]
     batch = _to_model(batch, like)
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in chosen}
@@ -445,22 +464,25 @@ def _measure(model, loss_fn, batch, patterns, lr, optimizer, rtol, progress, not
 
     zeros, waking = _waking(model, loss_fn, batch, {n: trainable[n] for n in operator_names}, gradients)
     blocks = layer_blocks(model, loss_fn, batch, parameters="all", layers=chosen)
+    parts = [(name, label, part, of) for name in chosen
+             for part, (label, of) in enumerate(_parts(name, owners[name], trainable[name], split))]
     rows = {}
-    for name, block in tqdm(blocks.items(), desc="layers", disable=not progress, leave=False):
-        g, weight = gradients[name], trainable[name].detach()
+    for name, label, part, of in tqdm(parts, desc="layers", disable=not progress, leave=False):
+        block = blocks[name] if of == 1 else blocks[name].rows(part, of)
+        g, weight = gradients[name].chunk(of)[part], trainable[name].detach().chunk(of)[part]
         exact = isinstance(block, LayerBlock) or block.shape[0] <= FORMED
         total, error = (block.trace(), torch.zeros_like(loss)) if exact else trace(block, ESTIMATED_FROM, generator)
         idle = (g.view_as(weight).flatten(1) == 0).all(1).to(g.dtype).mean()
         numbers = (weight.std(correction=0), g.square().mean().sqrt(), block.norm(), total, error,
                    block.quotient(g), idle)
-        rows[name] = torch.stack([number.double() for number in numbers])
+        rows[label] = torch.stack([number.double() for number in numbers])
     table = dict(zip(rows, torch.stack(list(rows.values())).tolist()))  # to the host in one go
     measured = []
-    for name in chosen:
-        std, slope, norm, total, error, quotient, idle = table[name]
-        calls = squares.get(owners[name])
+    for name, label, part, of in parts:
+        std, slope, norm, total, error, quotient, idle = table[label]
+        calls, shape = squares.get(owners[name]), trainable[name].shape
         measured.append(LayerCurvature(
-            _layer_name(name), type(owners[name]).__name__, tuple(trainable[name].shape), std,
+            label, type(owners[name]).__name__, (shape[0] // of, *shape[1:]), std,
             float(torch.stack(calls).mean().sqrt()) if calls else None, slope, norm, total, error, quotient,
             0.0 if isinstance(owners[name], nn.Embedding) else idle))
 
@@ -477,7 +499,7 @@ def _measure(model, loss_fn, batch, patterns, lr, optimizer, rtol, progress, not
     else:
         normed = any(isinstance(m, NORMALIZATIONS) for m in model.modules())
         result.findings = notes + _findings(result, extreme, lr, optimizer, [_layer_name(n) for n in zeros],
-                                            {_layer_name(n) for n in waking}, normed)
+                                            {label for name, label, _, _ in parts if name in waking}, normed)
     result.findings.sort(key=lambda f: ("problem", "warning", "note").index(f.level))
     return result
 
@@ -488,6 +510,7 @@ def _findings(result, extreme, lr, optimizer, zeros, waking, normed):
     extreme: the eigenvalue of largest magnitude; zeros, waking: as of `_waking`; normed: are there norms?
     """
     findings, layers, scale, best = [], result.layers, result.eigenvalue, result.best_step
+    plain = optimizer == "sgd"
     solve = "hl.hessian_init_(model, loss_fn, batch) levels the norms before training"
 
     def say(level, text, advice=""):
@@ -514,14 +537,16 @@ def _findings(result, extreme, lr, optimizer, zeros, waking, normed):
     slow = [layer for layer in alive if scale > 0 and layer.norm < SLOW * scale]
     if slow:
         least = min(layer.norm for layer in slow)
-        say("problem", f"{_names(each.name for each in slow)}: norm down to {least:.1g}, that of the whole "
-            f"Hessian is {scale:.2g}; at the best safe rate 1/λ an error there shrinks by {least / scale:.0e} of "
-            "itself a step: it will not move", solve)
+        end = "it will not move" if plain else f"{optimizer} moves it all the same, since it rescales the steps"
+        say("problem" if plain else "note", f"{_names(each.name for each in slow)}: norm down to {least:.1g}, that "
+            f"of the whole Hessian is {scale:.2g}; in plain gradient descent at the best safe rate 1/λ an error "
+            f"there shrinks by {least / scale:.0e} of itself a step: {end}", solve if plain else "")
     if len(alive) > 1:
         span = max(layer.norm for layer in alive) / min(layer.norm for layer in alive)
         if span > SPAN:
-            say("warning", f"the layers' norms span {math.log10(span):.1f} orders of magnitude: no single "
-                "learning rate suits them all", solve + "; Adam-like optimizers hide part of it")
+            say("warning" if plain else "note", f"the layers' norms span {math.log10(span):.1f} orders of magnitude: "
+                "no single learning rate of plain gradient descent suits them all",
+                solve + "; Adam-like optimizers hide part of it" if plain else "")
     idle = [f"{layer.name} ({layer.idle:.0%})" for layer in alive if layer.idle > 0.5]
     if idle:
         say("warning", f"more than half of the units get no gradient on this batch in {_names(idle)}",
@@ -551,7 +576,7 @@ def _findings(result, extreme, lr, optimizer, zeros, waking, normed):
     elif extreme < 0:
         say("note", f"the Hessian has no positive eigenvalue (the largest in magnitude is {extreme:.3g}): no rate "
             "is unstable by curvature alone")
-    if lr is not None and optimizer != "sgd":
+    if lr is not None and not plain:
         say("note", f"lr = {lr:g} is not judged: {optimizer} rescales the steps weight by weight, so that its limit "
             "is one on the rescaled Hessian, and 2/λ is that of plain gradient descent")
     elif lr is not None and lr > result.stability_limit:

@@ -191,6 +191,42 @@ def test_merging_adapters_are_not_merged(digits):
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
+def test_fused_projections_are_listed_apart():
+    """Queries and keys of a GPT curve the loss far less than values: what a fused norm hides."""
+    torch.manual_seed(0)
+    model, tokens = Gpt(layers=1).double(), torch.randint(20, (8, 9), generator=seeded())
+    batch = tokens[:, :-1], tokens[:, 1:]
+    found = hl.report(model, F.cross_entropy, batch, layers="blocks.0.qkv", split={"*.qkv": 3})
+    assert [layer.name for layer in found.layers] == [f"blocks.0.qkv.{part}" for part in "qkv"]
+    whole = hl.gauss_newton(model, F.cross_entropy, batch, layer="blocks.0.qkv")
+    units = torch.eye(whole.shape[0], dtype=torch.float64)
+    for layer, part in zip(found.layers, range(3)):
+        rows = slice(part * 1024, (part + 1) * 1024)
+        dense = whole.matmat(units[:, rows])[rows]
+        assert layer.norm == pytest.approx(torch.linalg.eigvalsh(dense)[-1].item(), rel=1e-6)
+        assert layer.trace == pytest.approx(dense.trace().item(), rel=1e-6) and layer.shape == (32, 32)
+    query, key, value = (layer.norm for layer in found.layers)
+    assert max(query, key) < 0.5 * value
+    with pytest.raises(ValueError, match="96 rows: they cannot be split into 5"):
+        hl.report(model, F.cross_entropy, batch, split={"*.qkv": 5})
+    with pytest.raises(ValueError, match="no layer to split is called 'qqv'"):
+        hl.report(model, F.cross_entropy, batch, split={"qqv": 3})
+
+
+def test_factored_rows_are_those_of_the_block():
+    model = hl.MLP(4, 6, 2, 3).double()
+    batch = torch.randn(5, 4, dtype=torch.float64, generator=seeded()), torch.tensor([0, 1, 2, 0, 1])
+    conv = nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv1d(1, 6, 2), nn.Flatten(), nn.Linear(18, 3)).double()
+    for net, name in ((model, "layers.0"), (conv, "1")):
+        block = hl.layer_blocks(net, F.cross_entropy, batch)[name]
+        dense, size = block.matmat(torch.eye(block.shape[0], dtype=torch.float64)), block.shape[0] // 3
+        for part in range(3):
+            rows = block.rows(part, 3)
+            own = dense[part * size:(part + 1) * size, part * size:(part + 1) * size]
+            torch.testing.assert_close(rows.matmat(torch.eye(size, dtype=torch.float64)), own)
+            torch.testing.assert_close(rows.trace(), own.trace())
+
+
 @pytest.mark.parametrize("options, message", [
     ({"optimizer": "lion"}, "known: sgd, adam, adamw"), ({"settle": -1}, "whole number of passes"),
     ({"layers": []}, "layers is empty")])
