@@ -429,7 +429,7 @@ def _is_plain(module):
     return (type(module) in _COVERED and not any(getattr(module, hooks) for hooks in _HOOKS)
             and not {"forward", "__call__"} & vars(module).keys()
             and getattr(module, "_compiled_call_impl", None) is None
-            and not torch.nn.modules.module._has_any_global_hook())
+            and not any(getattr(nn.modules.module, f"_global{hooks}") for hooks in _HOOKS))
 
 
 def _uses(outputs):
