@@ -153,7 +153,7 @@ class _Generator(torch.Generator):
         return torch.device(NAME, 0) if self._second else super().device
 
 
-FACTORIES = ("tensor", "eye", "arange", "linspace", "logspace", "tril_indices", "triu_indices")
+FACTORIES = ("tensor", "as_tensor", "eye", "arange", "linspace", "logspace", "tril_indices", "triu_indices")
 
 
 @functools.cache
