@@ -84,7 +84,7 @@ def main():
     parser.add_argument("names", nargs="*", help="stems of notebooks; default all")
     parser.add_argument("--offset", type=int, default=OFFSETS[0], help="what is added to every seed")
     parser.add_argument("--jobs", type=int, default=2, help="notebooks side by side")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     chosen = [path for path in NOTEBOOKS if not options.names or path.stem in options.names]
 
     def timed(path):
