@@ -154,7 +154,8 @@ def _balanced(factor):
 
     A power of 2 rounds nothing; 2^±126 still has an inverse in float32.
     """
-    power = torch.frexp(factor.abs().amax()).exponent.clamp(-126, 126)
+    low, high = torch.aminmax(factor)
+    power = torch.frexp(torch.maximum(high, -low)).exponent.clamp(-126, 126)
     return factor * torch.exp2(-power.to(factor.dtype)), power
 
 
