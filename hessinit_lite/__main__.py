@@ -1,31 +1,42 @@
-"""The module on the command line: python -m hessinit_lite diagnose yourmodule:make_model --data digits"""
+"""The module on the command line: python -m hessinit_lite diagnose yourmodule:make_model"""
 
 import argparse
+import contextlib
+import functools
 import importlib
 import inspect
+import io
 import json
+import math
 import os
 import sys
 import traceback
+from pathlib import Path
 
 import torch
+from matplotlib.backend_bases import FigureCanvasBase
 from torch import nn
 from torch.nn import functional as F
+from tqdm import tqdm
 
 from . import data
 from .report import _as_it_was, _to_model, report
 
 #: Data sets that --data knows, and the shape of one of their pictures.
-PICTURES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+PICTURES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28),
+            "cifar10": (3, 32, 32)}
 LOSSES = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
 EXAMPLE = """\
 example: a file mynet.py in the current folder with a function that returns the model,
 
     def make_model():
-        return torch.nn.Sequential(torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
+        return torch.nn.Sequential(
+            torch.nn.Linear(64, 32), torch.nn.ReLU(), torch.nn.Linear(32, 10))
 
     python -m hessinit_lite diagnose mynet:make_model --data digits --lr 0.1 --plot mynet.png
 """
+#: What a terminal shows whose encoding lacks these.
+PLAIN = str.maketrans({"λ": "lambda", "×": "x", "²": "^2", "–": "-", "→": "->", "±": "+/-"})
 
 
 class Refused(Exception):
@@ -40,6 +51,17 @@ def _shape(text):
     if not sizes or min(sizes) < 1:
         raise argparse.ArgumentTypeError(f"expected whole numbers such as 1,8,8, got {text!r}")
     return sizes
+
+
+def _seed(text):
+    try:
+        seed = int(text)
+    except ValueError:
+        seed = 2**64
+    if not -2**63 <= seed < 2**64:
+        raise argparse.ArgumentTypeError("must be a whole number from -2^63 to 2^64 - 1, "
+                                         f"got {text!r}")
+    return seed
 
 
 def _positive(kind):
@@ -60,72 +82,102 @@ def parser():
     commands = main.add_subparsers(dest="command", required=True)
     diagnose = commands.add_parser(
         "diagnose", help="print a curvature report of a model of yours",
-        description="Print a curvature report of a model of yours: signal, gradient and curvature of every layer, "
-        "the learning rates that are safe, and what looks wrong. Exit code 0, or 2 with one line that says what "
-        "to change.",
+        description="Print a curvature report of a model of yours: signal, gradient and curvature "
+        "of every layer, the learning rates that are safe, and what looks wrong. Exit code 0, or 2 "
+        "with one line that says what to change.",
         epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = diagnose.add_argument
-    add("model", metavar="MODULE:FUNCTION", help="function without arguments that returns a torch.nn.Module; "
-        "the module is looked for in the current folder first")
-    add("--data", default="digits", metavar="NAME", help=f"{', '.join(PICTURES)}, or MODULE:FUNCTION, a "
-        "function without arguments that returns a batch (inputs, targets); digits needs no network "
-        "(default: digits)")
-    add("--shape", type=_shape, metavar="C,H,W", help="reshape every input, for instance 1,8,8 for digits as "
-        "pictures")
-    add("--batch", type=_positive(int), default=256, metavar="N", help="samples to draw from the data "
-        "(default: 256)")
-    add("--loss", choices=LOSSES, default="cross_entropy", help="mse takes labels as one-hot vectors "
-        "(default: cross_entropy)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto is cuda where there is one "
-        "(default: auto)")
-    add("--seed", type=int, default=0, help="of the model's weights and of the choice of samples (default: 0)")
+    add("model", metavar="MODULE:FUNCTION", help="function without arguments that returns a "
+        "torch.nn.Module; the module is looked for in the current folder first")
+    add("--data", default="digits", metavar="NAME", help=f"{', '.join(PICTURES)}, or "
+        "MODULE:FUNCTION, a function without arguments that returns a batch (inputs, targets); "
+        "digits needs no network (default: digits)")
+    add("--shape", type=_shape, metavar="C,H,W", help="reshape every input, for instance 1,8,8 for "
+        "digits as pictures")
+    add("--batch", type=_positive(int), default=256, metavar="N", help="samples to draw from the "
+        "data (default: 256)")
+    add("--loss", choices=LOSSES, default="cross_entropy", help="mse takes labels as one-hot "
+        "vectors (default: cross_entropy)")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto is cuda where "
+        "there is one (default: auto)")
+    add("--seed", type=_seed, default=0, help="of the model's weights and of the choice of samples "
+        "(default: 0)")
     add("--lr", type=_positive(float), help="a learning rate to judge")
-    add("--layers", nargs="+", metavar="NAME", help='only these layers, by name or pattern such as "blocks.*"')
-    add("--plot", metavar="FILE", help="save the figure (png, svg, pdf)")
+    add("--layers", nargs="+", metavar="NAME", help='only these layers, by name or pattern such as '
+        '"blocks.*"')
+    add("--plot", metavar="FILE", help="save the figure (png, svg, pdf; .png is added where the "
+        "name has no ending)")
     add("--json", metavar="FILE", help="save all numbers")
-    add("--allow-unverified", action="store_true", help="read CIFAR-10 files whose checksum is not the "
-        "official one")
-    add("--progress", action="store_true", help="show a progress bar")
+    add("--allow-unverified", action="store_true", help="read CIFAR-10 files whose checksum is not "
+        "the official one")
+    add("--progress", action="store_true", help="show progress bars")
     add("--traceback", action="store_true", help="show where an error came from")
     return main
 
 
+def _print(text, file=None):
+    """Print `text`, in plain words where the terminal's encoding lacks a letter."""
+    file = file or sys.stdout
+    encoding = getattr(file, "encoding", None) or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(PLAIN).encode(encoding, "backslashreplace").decode(encoding)
+    print(text, file=file)
+
+
 def _one_line(error, file=None):
-    """An exception in one line; with the line of `file` (the user's module) that it passed through last."""
+    """An exception in one line; with the line of `file` (the user's module) that it passed last."""
     text = " ".join(str(error).split()) or "no message"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+             if frame.filename == file]
     place = f" ({os.path.basename(file)}, line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {text[:300]}{place}"
 
 
+def _as_in_an_import(name):
+    """What to write in place of `name`, the path of a file, with a colon at its end."""
+    path = name.lstrip(".") if name.startswith(".") and "/" not in name else os.path.relpath(name)
+    folder, base = os.path.split(path)
+    if path.startswith(os.pardir):
+        return f"cd {os.path.abspath(folder)}, and then {base}:"
+    return path.replace(os.sep, ".") + ":"
+
+
 def _call(path, example):
-    """What the function that `path` ("module:function") names returns; Refused with what is wrong."""
-    name, _, function = path.partition(":")
-    if not (name and function) or name.endswith(".py"):
-        raise Refused(f"expected module:function such as mynet:{example} (without .py), got {path!r}")
+    """What the function returns that `path` ("module:function") names; Refused if that fails."""
+    name, _, function = path.rpartition(":")
+    if not (name and function):
+        raise Refused(f"expected module:function such as mynet:{example}, got {path!r}")
+    plain = name.replace("\\", "/").removesuffix(".py")
+    if plain != name or "/" in name or name.startswith("."):
+        raise Refused(f"expected module:function, got {path!r}; name the module (without .py) as "
+                      f"in an import: {_as_in_an_import(plain)}{function}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise Refused(f"no module {name!r}: there is no {name.replace('.', '/')}.py in the current folder, and "
-                          "none is installed") from error
+            raise Refused(f"no module {name!r}: there is no {name.replace('.', '/')}.py in the "
+                          "current folder, and none is installed") from error
         raise Refused(f"module {name!r} cannot be imported: it needs {error.name!r}, which is not "
                       "installed") from error
-    except Exception as error:  # whatever the user's file does
+    except (Exception, SystemExit) as error:  # whatever the user's file does
         raise Refused(f"module {name!r} cannot be imported: {_one_line(error)}") from error
     if not hasattr(module, function):
         known = [key for key, value in vars(module).items()
                  if inspect.isfunction(value) and value.__module__ == module.__name__]
         raise Refused(f"{name} has no {function!r}; functions in it: {', '.join(known) or 'none'}")
-    if not callable(getattr(module, function)):
-        raise Refused(f"{path} is no function but {type(getattr(module, function)).__name__}: write a function "
-                      "without arguments that returns it")
+    named = getattr(module, function)
+    if not callable(named):
+        raise Refused(f"{path} is no function but {type(named).__name__}: write a function without "
+                      "arguments that returns it")
     try:
-        return getattr(module, function)()
-    except Exception as error:
-        raise Refused(f"{path} raised {_one_line(error, getattr(module, '__file__', None))}") from error
+        return named()
+    except (Exception, SystemExit) as error:
+        line = _one_line(error, getattr(module, "__file__", None))
+        raise Refused(f"{path} raised {line}") from error
 
 
 def _model(args):
@@ -150,21 +202,28 @@ def _batch(args):
                 and all(isinstance(part, torch.Tensor) for part in batch)):
             raise Refused(f"{args.data} must return a pair of tensors (inputs, targets)")
         inputs, targets = batch
+        if not (inputs.ndim and targets.ndim):
+            raise Refused(f"{args.data} must return a batch: inputs and targets need an axis of "
+                          f"samples, they have the shapes {tuple(inputs.shape)} and "
+                          f"{tuple(targets.shape)}")
     elif args.data not in PICTURES:
-        raise Refused(f"unknown data {args.data!r}; known: {', '.join(PICTURES)}, or module:function")
+        raise Refused(f"unknown data {args.data!r}; known: {', '.join(PICTURES)}, or "
+                      "module:function")
     else:
-        options = {"allow_unverified": True} if args.allow_unverified and args.data == "cifar10" else {}
+        load = getattr(data, args.data)
+        if args.allow_unverified and args.data == "cifar10":
+            load = functools.partial(load, allow_unverified=True)
         try:
-            pictures = getattr(data, args.data)(**options)
+            pictures = load()
             inputs, targets = pictures.batch(args.batch, torch.Generator().manual_seed(args.seed))
         except (data.DataUnavailable, ValueError) as error:
             raise Refused(f"--data {args.data}: {error}") from error
     if args.shape:
         numbers = inputs[0].numel() if len(inputs) else 0
-        asked = torch.Size(args.shape).numel()
+        asked = math.prod(args.shape)
         if asked != numbers:
-            raise Refused(f"--shape {','.join(map(str, args.shape))} has {asked} numbers, but an input of "
-                          f"{args.data} has {numbers}")
+            raise Refused(f"--shape {','.join(map(str, args.shape))} has {asked} numbers, but an "
+                          f"input of {args.data} has {numbers}")
         inputs = inputs.reshape(len(inputs), *args.shape)
     return inputs, targets
 
@@ -175,7 +234,7 @@ def _outputs(model, inputs, args):
     try:
         with _as_it_was(model), torch.no_grad():
             outputs = model.eval()(inputs)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         hint = ""
         if args.data in PICTURES:
             pictures = PICTURES[args.data]
@@ -184,14 +243,74 @@ def _outputs(model, inputs, args):
         message = f"the model does not accept inputs of shape {shape} ({_one_line(error)}){hint}"
         raise Refused(message) from error
     if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
-        found = f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor) else type(outputs).__name__
-        raise Refused(f"the model must return one tensor [N, classes], it returns {found} for inputs of shape "
-                      f"{shape}")
+        found = (f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor)
+                 else type(outputs).__name__)
+        raise Refused(f"the model must return one tensor [N, classes], it returns {found} for "
+                      f"inputs of shape {shape}")
     return outputs
+
+
+def _check_file(option, name):
+    """Refused if no file `name` can be written: better said before the computation than after."""
+    folder = os.path.dirname(name) or "."
+    if os.path.isdir(name):
+        raise Refused(f"{option} {name}: it is a folder; give the name of a file")
+    if not os.path.basename(name):
+        raise Refused(f"{option} {name}: it ends like a folder; give the name of a file")
+    if not os.path.isdir(folder):
+        raise Refused(f"{option} {name}: there is no folder {folder}")
+    if not os.access(name if os.path.exists(name) else folder, os.W_OK):
+        raise Refused(f"{option} {name}: you may not write it; choose another place")
+
+
+def _check_files(args):
+    """Refused for files that cannot be written; `args.plot` becomes the name that is written."""
+    if args.plot is not None:
+        _check_file("--plot", args.plot)
+        root, ending = os.path.splitext(args.plot)
+        if ending in ("", "."):  # as matplotlib would do, without a word
+            args.plot, ending = f"{root}.png", ".png"
+            _check_file("--plot", args.plot)
+        known = FigureCanvasBase.get_supported_filetypes()
+        if ending[1:].lower() not in known:
+            raise Refused(f"--plot {args.plot}: expected a name that ends in "
+                          f"{', '.join(f'.{kind}' for kind in sorted(known))}")
+    if args.json is not None:
+        _check_file("--json", args.json)
+        if args.plot is not None and os.path.realpath(args.plot) == os.path.realpath(args.json):
+            raise Refused(f"--plot {args.plot} and --json {args.json} are the same file")
+
+
+def _save(args, result):
+    """The files that `args` ask for; Refused, when all has been tried, if some cannot be written.
+
+    The bytes are made first: what fails before them leaves an old file as it was.
+    """
+    def figure():
+        drawn = io.BytesIO()
+        kind = os.path.splitext(args.plot)[1][1:].lower()
+        result.figure().savefig(drawn, dpi=150, format=kind)
+        return drawn.getvalue()
+
+    def numbers():
+        return json.dumps(result.to_dict(), indent=1, allow_nan=False).encode()
+
+    failed = []
+    for what, name, make in (("figure", args.plot, figure), ("numbers", args.json, numbers)):
+        if name is None:
+            continue
+        try:
+            Path(name).write_bytes(make())
+            _print(f"{what}: {name}")
+        except Exception as error:  # noqa: BLE001 - a full disk, a format that needs a program
+            failed.append((f"{name} cannot be saved: {_one_line(error)}", error))
+    if failed:
+        raise Refused("; ".join(line for line, _ in failed)) from failed[0][1]
 
 
 def diagnose(args):
     """Print the report that `args` asks for; Refused where that cannot be done."""
+    _check_files(args)
     model = _model(args)
     inputs, targets = _to_model(_batch(args), next(model.parameters()))
     if len(inputs) == 0 or len(inputs) != len(targets):
@@ -200,40 +319,46 @@ def diagnose(args):
     classes = outputs.shape[1]
     if not targets.is_floating_point():
         if targets.min() < 0 or targets.max() >= classes:
-            raise Refused(f"labels out of range: the model has {classes} outputs, the labels of {args.data} go "
-                          f"from {int(targets.min())} to {int(targets.max())}")
+            raise Refused(f"labels out of range: the model has {classes} outputs, the labels of "
+                          f"{args.data} go from {int(targets.min())} to {int(targets.max())}")
         if args.loss == "mse":
             targets = F.one_hot(targets.long(), classes).to(outputs.dtype)
     try:
         result = report(model, LOSSES[args.loss], (inputs, targets), layers=args.layers, lr=args.lr,
                         progress=args.progress)
     except torch.cuda.OutOfMemoryError as error:
-        raise Refused("the GPU's memory does not suffice: a smaller --batch, or some --layers only") from error
-    except (TypeError, ValueError, RuntimeError) as error:
+        raise Refused("the GPU's memory does not suffice: a smaller --batch, or some --layers "
+                      "only") from error
+    except (Exception, SystemExit) as error:
         known = type(error) in (TypeError, ValueError)
         raise Refused(" ".join(str(error).split()) if known else _one_line(error)) from error
-    print(result)
+    _print(str(result))
+    _save(args, result)
+
+
+@contextlib.contextmanager
+def _quiet():
+    """No progress bars in here, whoever draws them."""
+    start = tqdm.__init__
+    tqdm.__init__ = functools.partialmethod(start, disable=True)
     try:
-        if args.plot:
-            result.figure().savefig(args.plot, dpi=150)
-            print(f"figure: {args.plot}")
-        if args.json:
-            with open(args.json, "w", encoding="utf-8") as file:
-                json.dump(result.to_dict(), file, indent=1, allow_nan=False)
-            print(f"numbers: {args.json}")
-    except (OSError, ValueError) as error:  # no such folder; a format that matplotlib does not know
-        raise Refused(f"cannot be saved: {_one_line(error)}") from error
+        yield
+    finally:
+        tqdm.__init__ = start
 
 
 def main(argv=None):
     """Run the command; returns the exit code."""
     args = parser().parse_args(argv)
     try:
-        diagnose(args)
-    except Refused as error:
+        with contextlib.nullcontext() if args.progress else _quiet():
+            diagnose(args)
+    except Exception as error:
         if args.traceback:
             raise
-        print(f"hessinit-lite: error: {error}", file=sys.stderr)
+        expected = isinstance(error, Refused)
+        line = str(error) if expected else f"{_one_line(error)} (--traceback shows where)"
+        _print(f"hessinit-lite: error: {line}", sys.stderr)
         return 2
     return 0
 

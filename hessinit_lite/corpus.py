@@ -4,7 +4,6 @@ import ast
 import re
 import warnings
 import zipfile
-import zlib
 from collections import defaultdict
 from functools import lru_cache
 from importlib import metadata
@@ -20,14 +19,14 @@ from tqdm.auto import tqdm
 from .data import _fetch, cache_folder
 from .models import check_generator, check_sizes
 
-# Not official: what several unrelated projects pin. (The well-known 3bea1919949baf155f99411df5fada7e
-# belongs to the text inside.)
+# Not official: what several unrelated projects pin.
+# (The well-known 3bea1919949baf155f99411df5fada7e belongs to the text inside.)
 TEXT8_URL = "http://mattmahoney.net/dc/text8.zip"
 TEXT8_MD5 = "f26f94c5209bc6159618bad4a559ff81"
 
 
 class Corpus(NamedTuple):
-    """A text as numbers: `words[tokens[i]]` is its i-th word, `counts[v]` how often `words[v]` occurs.
+    """A text as numbers: word i is `words[tokens[i]]`, and `words[v]` occurs `counts[v]` times.
 
     `tokens` is [T], `counts` [V], both int64 and on one device; the most frequent word is number 0.
     """
@@ -44,7 +43,7 @@ class Corpus(NamedTuple):
     def subsample(self, threshold=1e-3, generator=None):
         """The corpus without many of its frequent words (Mikolov et al. 2013, eq. 5).
 
-        A word that is the fraction f of the text is kept with probability min(1, sqrt(threshold/f)).
+        A word that is the fraction f of the text is kept with probability min(1, √(threshold/f)).
         `counts` stay those of the full text: negatives are drawn by them. Raises ValueError for a
         threshold that is not positive.
         """
@@ -67,7 +66,7 @@ class Corpus(NamedTuple):
         if places < 1:
             raise ValueError(f"window must be below half the text's {len(self.tokens)} words, "
                              f"got {window}")
-        options = dict(generator=generator, device=self.tokens.device)
+        options = {"generator": generator, "device": self.tokens.device}
         center = torch.randint(window, window + places, (size,), **options)
         distance = torch.randint(1, window + 1, (size,), **options)
         side = 2 * torch.randint(2, (size,), **options) - 1
@@ -105,7 +104,8 @@ def _as_corpus(name, pieces, min_count):
     tokens = np.concatenate([np.zeros(0, np.int64)] + [
         np.fromiter((ids[word] for word in words), np.int64, len(words)) for words in pieces])
     counts, words = np.bincount(tokens, minlength=len(ids)), list(ids)
-    kept = sorted(np.flatnonzero(counts >= min_count).tolist(), key=lambda i: (-counts[i], words[i]))
+    frequent = np.flatnonzero(counts >= min_count).tolist()
+    kept = sorted(frequent, key=lambda i: (-counts[i], words[i]))
     if not kept:
         raise ValueError(f"no word of {name} occurs {min_count} times: lower min_count")
     renumbered = np.full(len(words), -1)
@@ -119,26 +119,37 @@ def _as_corpus(name, pieces, min_count):
 def docstrings(packages=("numpy", "scipy", "sklearn"), min_count=5):
     """A `Corpus` of technical English: the docstrings of installed packages, about a million words.
 
-    Needs no network: the book's default text. The source files are parsed, not imported, in the order
-    of their names, without tests and without the code examples (`>>>`); words are runs of the letters
-    a-z in lower case, and those that occur fewer than `min_count` times are left out. The text
-    follows the installed versions, which the corpus names. Takes seconds; a repeated call does not.
+    Needs no network: the book's default text. The source files are parsed, not imported, in the
+    order of their names, without tests and without the code examples (`>>>`); words are runs of the
+    letters a-z in lower case, and those that occur fewer than `min_count` times are left out. The
+    text follows the installed versions, which the corpus names. Takes seconds; a repeated call does
+    not.
 
-    Raises ValueError for a package that is not installed, or where no word is frequent enough.
+    Raises ValueError for a package that is not installed or has a file that cannot be parsed, or
+    where no word is frequent enough.
     """
     files = []
     for package in packages:
-        spec = find_spec(package)
+        try:
+            spec = find_spec(package)
+        except (ImportError, ValueError):  # for a part of a package that is not there, or no name
+            spec = None
         if spec is None or not spec.submodule_search_locations:
             raise ValueError(f"no package called {package!r} is installed")
         root = Path(spec.submodule_search_locations[0])
         paths = ((path.relative_to(root), path) for path in root.rglob("*.py"))
-        files += [path for inside, path in sorted(paths) if not {"test", "tests"} & {*inside.parts}]
+        files += [(path, package) for inside, path in sorted(paths)
+                  if not {"test", "tests"} & {*inside.parts}]
     pieces = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about other people's code
-        for path in tqdm(files, desc="docstrings", leave=False, delay=1):
-            for text in _docstrings(ast.parse(path.read_bytes())):
+        for path, package in tqdm(files, desc="docstrings", leave=False, delay=1):
+            try:
+                texts = list(_docstrings(ast.parse(path.read_bytes())))
+            except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+                raise ValueError(f"{path} cannot be parsed ({type(error).__name__}: {error}): "
+                                 f"repair it or ask for packages without {package!r}") from error
+            for text in texts:
                 prose = re.sub(r"(?m)^\s*(>>>|\.\.\. ).*$", "", text)
                 pieces.append(re.findall("[a-z]+", prose.lower()))
     names = metadata.packages_distributions()  # sklearn comes with scikit-learn
@@ -160,9 +171,9 @@ def _read_text8():
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.read("text8").decode("ascii")
-    except (OSError, EOFError, KeyError, ValueError, zlib.error, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no zip archive of text8 ({error}): delete it and run again to "
-                         "download it") from error
+    except Exception as error:  # zipfile and zlib raise a dozen kinds
+        raise ValueError(f"{path} is no zip archive of text8 ({type(error).__name__}: {error}): "
+                         "delete it and run again to download it") from error
 
 
 def _split(text, length=10**6):
@@ -178,9 +189,9 @@ def _split(text, length=10**6):
 def text8(min_count=5):
     """text8 (Mahoney 2011): a cleaned Wikipedia up to 10⁸ letters, 17 million words, as a `Corpus`.
 
-    Looked for in `cache_folder()/text8`, else downloaded. The MD5 sum that is checked is the one that
-    several projects pin, not one that the author publishes. Words that occur fewer than `min_count`
-    times are left out.
+    Looked for in `cache_folder()/text8`, else downloaded. The MD5 sum that is checked is the one
+    that several projects pin, not one that the author publishes. Words that occur fewer than
+    `min_count` times are left out.
 
     Raises DataUnavailable when it is neither there nor downloadable, ValueError for a broken file.
     """

@@ -1,8 +1,8 @@
 """Data sets as tensors, pictures (`Data`) and texts (`Corpus`).
 
-`digits` and `docstrings` need no network. The others are fetched once and checked: files live in the
-folder that the environment variable HESSINIT_DATA names, else in the user's cache, and downloads
-must match the official checksums.
+`digits` and `docstrings` need no network. The others are fetched once and checked: files live in
+the folder that the environment variable HESSINIT_DATA names, else in the user's cache, and
+downloads must match the official checksums.
 """
 
 import gzip
@@ -13,16 +13,14 @@ import pickle
 import struct
 import tarfile
 import warnings
-import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import pooch
 import torch
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MNIST_MD5 = {
@@ -89,7 +87,7 @@ class Data(NamedTuple):
 
 
 def _as_data(name, train_x, train_y, test_x, test_y, standardize, white):
-    """Data from arrays of pixels in 0..white; in place once they are floats, as they may be large."""
+    """Data from arrays of pixels in 0..white; in place once they are floats: they may be large."""
     train_x, test_x = (torch.as_tensor(x).to(torch.get_default_dtype(), copy=True).div_(white)
                        for x in (train_x, test_x))
     if standardize:  # one mean and one scale for all pixels: the picture's shape is kept
@@ -117,25 +115,32 @@ def cache_folder():
     return Path(os.environ.get("HESSINIT_DATA") or pooch.os_cache("hessinit_lite"))
 
 
+def _is_there(path):
+    """Whether there is a file. ValueError for a folder; or for a pipe, which may never end."""
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is no plain file: move it away and run again")
+    return path.exists()
+
+
 def _fetch(url, folder, md5, offline="hessinit_lite.digits()"):
     """Path of a file in the cache; downloaded if it is missing. `offline`: what to use instead."""
     path = folder / url.rsplit("/", 1)[1]
-    if path.exists():
+    if _is_there(path):
         found = pooch.file_hash(str(path), alg="md5")
         if found != md5:
-            warnings.warn(f"{path} has MD5 {found}, expected {md5}: reading it all the same; delete "
-                          "it to download it", stacklevel=4)
+            warnings.warn(f"{path} has MD5 {found}, expected {md5}: reading it all the same; "
+                          "delete it to download it", stacklevel=4)
         return path
     try:
         pooch.retrieve(url, known_hash=f"md5:{md5}", path=folder, fname=path.name, progressbar=True)
     except (OSError, ValueError) as error:  # no network; or pooch refused a wrong checksum
         failed = (f"could not download {path.name} into {folder} ({type(error).__name__})"
                   if isinstance(error, OSError) else
-                  f"the download of {path.name} was corrupt (its MD5 is not {md5}) and was not kept: "
-                  "run again")
+                  f"the download of {path.name} was corrupt (its MD5 is not {md5}) and was not "
+                  "kept: run again")
         raise DataUnavailable(
-            f"{failed}. Or put the file into {folder}, or set HESSINIT_DATA to a folder that has it, "
-            f"or use {offline}, which needs no network") from error
+            f"{failed}. Or put the file into {folder}, or set HESSINIT_DATA to a folder that has "
+            f"it, or use {offline}, which needs no network") from error
     return path
 
 
@@ -148,9 +153,21 @@ def _read_idx(path):
         if (zeros, kind) != (0, 8):
             raise ValueError("wrong magic number")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
-    except (OSError, EOFError, struct.error, ValueError) as error:
-        raise ValueError(f"{path} is no gzipped IDX file of bytes ({error}): delete it and run "
-                         "again to download it") from error
+    except Exception as error:  # gzip, struct and NumPy raise a dozen kinds
+        raise ValueError(f"{path} is no gzipped IDX file of bytes ({type(error).__name__}: "
+                         f"{error}): delete it and run again to download it") from error
+
+
+def _check_idx(name, pictures, labels):
+    """What is wrong with the arrays of a pair of files called `name`, or None."""
+    if pictures.shape[1:] != (28, 28) or not len(pictures):
+        return f"{name}-images-idx3-ubyte.gz holds {pictures.shape}, not pictures [N, 28, 28]"
+    file = f"{name}-labels-idx1-ubyte.gz"
+    if labels.ndim != 1:
+        return f"{file} holds {labels.shape}, not labels [N]"
+    if len(labels) != len(pictures):
+        return f"{file} holds {len(labels)} labels for {len(pictures)} pictures"
+    return f"{file} holds labels outside 0..9" if labels.max() > 9 else None
 
 
 def _idx_data(name, url, md5s, standardize):
@@ -158,6 +175,9 @@ def _idx_data(name, url, md5s, standardize):
     for file, md5 in md5s.items():
         arrays.append(_read_idx(_fetch(url + file, folder, md5)))
     train_x, train_y, test_x, test_y = arrays
+    wrong = _check_idx("train", train_x, train_y) or _check_idx("t10k", test_x, test_y)
+    if wrong:
+        raise ValueError(f"{folder / wrong}: delete it and run again to download it")
     return _as_data(name, train_x.reshape(len(train_x), -1), train_y,
                     test_x.reshape(len(test_x), -1), test_y, standardize, white=255)
 
@@ -168,26 +188,27 @@ def mnist(standardize=True):
     Looked for in `cache_folder()/mnist`, else downloaded with the official MD5 sums. A file you put
     there yourself with another sum is read after a warning that names both sums.
 
-    Raises DataUnavailable when it is neither there nor downloadable, ValueError for a broken file.
+    Raises DataUnavailable when it is neither there nor downloadable, ValueError for a broken file
+    or for files that do not fit together.
     """
     return _idx_data("mnist", MNIST_URL, MNIST_MD5, standardize)
 
 
 def fashion_mnist(standardize=True):
-    """Fashion-MNIST (Xiao et al. 2017): pictures of clothes, 10 classes, in MNIST's numbers and format.
+    """Fashion-MNIST (Xiao et al. 2017): clothes, 10 classes, in MNIST's numbers and format.
 
-    Everything else as for `mnist`; the folder is `cache_folder()/fashion_mnist`.
+    Everything else, errors too, as for `mnist`; the folder is `cache_folder()/fashion_mnist`.
     """
     return _idx_data("fashion_mnist", FASHION_MNIST_URL, FASHION_MNIST_MD5, standardize)
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Unpickles numbers, strings, lists, dicts and NumPy arrays. A plain pickle can run any code."""
+    """Unpickles numbers, strings, lists, dicts and NumPy arrays. A pickle can run any code."""
 
     # NumPy moved these functions between versions and pickles name the old places, too.
-    _KNOWN = {"ndarray": np.ndarray, "dtype": np.dtype,
-              "_reconstruct": np.empty(0).__reduce__()[0],
-              "_frombuffer": np.empty(0).__reduce_ex__(5)[0]}
+    _KNOWN: ClassVar = {"ndarray": np.ndarray, "dtype": np.dtype,
+                        "_reconstruct": np.empty(0).__reduce__()[0],
+                        "_frombuffer": np.empty(0).__reduce_ex__(5)[0]}
 
     def find_class(self, module, name):
         if module.split(".")[0] == "numpy" and name in self._KNOWN:
@@ -201,18 +222,23 @@ def _cifar10_files():
     """The folder or archive, and {name: content} of the CIFAR-10 files in it."""
     folder = cache_folder() / "cifar10"
     batches = folder / "cifar-10-batches-py"
-    paths = [batches / name for name in CIFAR10_MD5 if (batches / name).exists()]
+    paths = [batches / name for name in CIFAR10_MD5 if _is_there(batches / name)]
     if paths:
         return batches, {path.name: path.read_bytes() for path in paths}
     archive = _fetch(CIFAR10_URL, folder, CIFAR10_ARCHIVE_MD5)
+    files = {}
     try:
         with tarfile.open(archive, "r:gz") as tar:  # read in place: nothing to extract half
-            members = ((member.name.rsplit("/", 1)[-1], member) for member in tar)
-            return archive, {name: tar.extractfile(member).read()
-                             for name, member in members if name in CIFAR10_MD5}
-    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-        raise ValueError(f"{archive} is no tar.gz archive ({error}): delete it and run again to "
-                         "download it") from error
+            for member in tar:
+                name = member.name.rsplit("/", 1)[-1]
+                if name in CIFAR10_MD5 and not member.isfile():
+                    raise ValueError(f"{member.name} in it is no plain file")
+                if name in CIFAR10_MD5:
+                    files[name] = tar.extractfile(member).read()
+    except Exception as error:  # tarfile, gzip and zlib raise a dozen kinds
+        raise ValueError(f"{archive} is no tar.gz archive of CIFAR-10 ({type(error).__name__}: "
+                         f"{error}): delete it and run again to download it") from error
+    return archive, files
 
 
 def _read_cifar10_batch(where, content):
@@ -226,20 +252,20 @@ def _read_cifar10_batch(where, content):
         if not np.isin(labels, range(10)).all():
             raise ValueError("labels outside 0..9")
         return pictures.reshape(-1, 3, 32, 32), labels
-    except (pickle.UnpicklingError, EOFError, LookupError, AttributeError, TypeError,
-            ValueError) as error:
-        raise ValueError(f"{where} is no CIFAR-10 batch ({error}): delete it") from error
+    except Exception as error:  # pickle's documentation names no full list of what it raises
+        raise ValueError(f"{where} is no CIFAR-10 batch ({type(error).__name__}: {error}): delete "
+                         "it and run again to download it") from error
 
 
 def cifar10(allow_unverified=False, standardize=True):
-    """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test pictures, [N, 3, 32, 32], 10 classes.
+    """CIFAR-10 (Krizhevsky 2009): 50,000 training and 10,000 test pictures, [N, 3, 32, 32].
 
-    Standardized to mean 0 and variance 1 over all training pixels and colours together, or in [0, 1].
-    Looked for in `cache_folder()/cifar10/cifar-10-batches-py` (as many of data_batch_1 ... 5 as are
-    there, and test_batch), else downloaded with the official MD5 sum.
+    10 classes. Standardized to mean 0 and variance 1 over all training pixels and colours together,
+    or in [0, 1]. Looked for in `cache_folder()/cifar10/cifar-10-batches-py` (as many of
+    data_batch_1 ... 5 as are there, and test_batch), else downloaded with the official MD5 sum.
 
-    allow_unverified: read files of other sums, after a warning. They are pickles, which can run code,
-        so that only arrays, strings, numbers, lists and dicts are unpickled, whatever the sum.
+    allow_unverified: read files of other sums, after a warning. They are pickles, which can run
+        code: only arrays, strings, numbers, lists and dicts are unpickled, whatever the sum.
     The name of the data says so when files are not the official ones or some are missing.
 
     Raises ValueError for a file with another sum (naming both), a missing or a broken file,
@@ -247,16 +273,17 @@ def cifar10(allow_unverified=False, standardize=True):
     """
     source, files = _cifar10_files()
     if "test_batch" not in files or len(files) < 2:
-        raise ValueError(f"{source} needs test_batch and at least one of data_batch_1 ... 5; it has "
-                         f"{', '.join(files) or 'none of them'}. Delete it to download CIFAR-10")
+        raise ValueError(f"{source} needs test_batch and at least one of data_batch_1 ... 5; it "
+                         f"has {', '.join(files) or 'none of them'}. Delete it to download "
+                         "CIFAR-10")
     verified = True
     for name, content in files.items():
         found = hashlib.md5(content).hexdigest()
         if found != CIFAR10_MD5[name]:
             sums = f"{source / name} has MD5 {found}, expected {CIFAR10_MD5[name]}"
             if not allow_unverified:
-                raise ValueError(f"{sums}. Delete {source} to download the official files, or read it "
-                                 "all the same with allow_unverified=True")
+                raise ValueError(f"{sums}. Delete {source} to download the official files, or read "
+                                 "it all the same with allow_unverified=True")
             warnings.warn(f"{sums}: reading it all the same", stacklevel=2)
             verified = False
     arrays = {name: _read_cifar10_batch(source / name, content) for name, content in files.items()}

@@ -1,12 +1,14 @@
-"""Results of long experiments: stored as they come, continued after an interruption, checked when read.
+"""Results of long experiments: stored as they come, continued after an interruption, checked.
 
-An experiment is a function of a setting (a dict of plain values) that returns plain numbers, strings,
-lists or dicts. `Results.run` calls it for one setting after another and keeps, beside each answer, the
-setting, the seconds it took, and the versions and device it ran on. A setting names everything that the
-answer depends on; when the function itself changes, give the settings a version number and raise it.
-Files are JSON, written by this module only; a checksum tells whether a file is what was written.
+An experiment is a function of a setting (a dict of plain values) that returns plain numbers,
+strings, lists or dicts. `Results.run` calls it for one setting after another and keeps, beside each
+answer, the setting, the seconds it took, and the versions and device it ran on. A setting names
+everything that the answer depends on; when the function itself changes, give the settings a version
+number and raise it. Files are JSON, written by this module only; a checksum tells whether a file is
+what was written. Several processes may write one file.
 """
 
+import contextlib
 import datetime
 import hashlib
 import importlib.metadata
@@ -16,6 +18,7 @@ import os
 import platform
 import sys
 import time
+import uuid
 import warnings
 from pathlib import Path
 
@@ -24,10 +27,15 @@ from tqdm.auto import tqdm
 
 SHIPPED = Path(__file__).with_name("stored")  #: results that come with the module
 SIZES = ("quick", "full")
+STALE = 20.0  #: seconds after which a lock that nobody has touched is that of a dead process
+DEEPEST = 100  #: levels of lists and dicts in a setting or an answer
 
 
 def size_of_experiments():
-    """"quick" or "full", as the environment variable HESSINIT_SIZE says; "quick" if it says nothing."""
+    """"quick" or "full", as the environment variable HESSINIT_SIZE says; else "quick".
+
+    Raises ValueError if it says anything else.
+    """
     size = os.environ.get("HESSINIT_SIZE", "quick")
     if size not in SIZES:
         raise ValueError(f"HESSINIT_SIZE is {size!r}; known sizes: {', '.join(SIZES)}")
@@ -42,67 +50,92 @@ def folder_of_results():
 class Results:
     """Answers of one experiment in one size, by setting.
 
-    name: of the experiment, also of its file. size: "quick" answers are always computed anew, "full"
-        ones continue from what is stored; None takes `size_of_experiments()`.
-    folder: for the file `<name>-<size>.json`; None takes `folder_of_results()`. If there is no such file
-        there, a full experiment starts from the one that comes with the module, if any.
-    fresh: start from nothing, whatever is stored (the environment variable HESSINIT_FRESH=1 does the
-        same). None: only in quick size.
+    name: of the experiment, also of its file. size: "quick" answers are always computed anew,
+        "full" ones continue from what is stored; None takes `size_of_experiments()`.
+    folder: for the file `<name>-<size>.json`; None takes `folder_of_results()`. If there is no such
+        file there, a full experiment starts from the one that comes with the module, if any.
+    fresh: start from nothing: what is stored now goes with the first save (the environment variable
+        HESSINIT_FRESH=1 does the same). None: only in quick size.
 
-    A file that cannot be read, or is not what was written, is moved aside as `<file>.corrupt` with a
-    warning that names it, and its answers are computed again.
+    A file that cannot be read, or is not what was written, is moved aside as `<file>.corrupt` with
+    a warning that names it, and its answers are computed again.
+
+    Raises ValueError for an unknown size, OSError for a file that is there and may not be read.
     """
 
     def __init__(self, name, size=None, folder=None, fresh=None):
         self.name, self.size = name, size_of_experiments() if size is None else size
         if self.size not in SIZES:
             raise ValueError(f"unknown size {self.size!r}; known: {', '.join(SIZES)}")
-        self.path = (folder_of_results() if folder is None else Path(folder)) / f"{name}-{self.size}.json"
+        folder = folder_of_results() if folder is None else Path(folder)
+        self.path = folder / f"{name}-{self.size}.json"
         if fresh is None:
             fresh = self.size == "quick" or os.environ.get("HESSINIT_FRESH") == "1"
         self.environments, self.records = [], []
+        self._computed = set()  # keys of the settings whose answers are this object's own
+        try:
+            found = _read(self.path)
+        except ValueError:
+            with _alone(self.path):  # another may be at it, too
+                found = self._read_or_move_aside()
+        self._dropped = {_identity(record) for record in found[1]} if fresh and found else set()
         if not fresh:
-            self._read()
+            self.environments, self.records = found or self._shipped()
 
     def run(self, function, settings, device="cpu", progress=True):
         """[function(**setting) for each setting], from the stored answers where there are any.
 
-        Answers are stored as they come: interrupt it, and the next call goes on with the rest. A number
-        that is not finite is stored as text ("inf", "nan") and comes back as a float.
-        Raises TypeError for settings or answers that JSON cannot hold, before anything is lost.
+        Answers are stored as they come: interrupt it, and the next call goes on with the rest. The
+        function gets a setting as it is. A number that is not finite is stored as text ("inf",
+        "nan") and comes back as a float; tuples come back as lists, keys of dicts as strings.
+
+        Raises TypeError for settings or answers that JSON cannot hold, ValueError for those nested
+        deeper than 100 levels or with two keys that are the same as strings, OSError if the file
+        cannot be written; what was answered before that is kept.
         """
-        settings = [json.loads(_dumps(setting)) for setting in settings]
+        settings = [(setting, _plain(setting)) for setting in settings]
         known = {_key(record["setting"]) for record in self.records}
-        missing = {_key(setting): setting for setting in settings if _key(setting) not in known}
+        missing = {_key(stored): (setting, stored) for setting, stored in settings
+                   if _key(stored) not in known}
         saved = time.monotonic()
+        bar = tqdm(missing.items(), desc=self.name, disable=not progress, leave=False)
         try:
-            for setting in tqdm(missing.values(), desc=self.name, disable=not progress, leave=False):
+            for key, (setting, stored) in bar:
                 start = time.perf_counter()
-                answer = json.loads(_dumps(function(**setting)))
-                self.records.append({"setting": setting, "answer": answer,
+                answer = _plain(function(**setting))
+                self.records.append({"setting": stored, "answer": answer,
                                      "seconds": round(time.perf_counter() - start, 3),
-                                     "environment": self._environment(device)})
+                                     "environment": _index(self.environments, _here(device))})
+                self._computed.add(key)
                 if time.monotonic() - saved > 2:
                     self.save()
                     saved = time.monotonic()
         finally:
             if missing:
                 self.save()
-        return self.answers(settings)
+        return self._answers([stored for _, stored in settings])
 
     def answers(self, settings=None):
-        """Stored answers, of these settings in their order, or of all. Raises KeyError for one not stored."""
+        """Stored answers, of these settings in their order, or of all.
+
+        Raises KeyError for a setting that is not stored; TypeError and ValueError as `run`.
+        """
         if settings is None:
             return [_floats(record["answer"]) for record in self.records]
+        return self._answers([_plain(setting) for setting in settings])
+
+    def _answers(self, stored):
+        """Answers to these settings, given in the form that is stored."""
         by_key = {_key(record["setting"]): record["answer"] for record in self.records}
         try:
-            return [_floats(by_key[_key(json.loads(_dumps(setting)))]) for setting in settings]
+            return [_floats(by_key[_key(setting)]) for setting in stored]
         except KeyError as missing:
-            raise KeyError(f"{self.path.name} holds no answer for the setting {missing.args[0]}: call run") from None
+            raise KeyError(f"{self.path.name} holds no answer for the setting {missing.args[0]}: "
+                           "call run") from None
 
     def items(self):
         """[(setting, answer), ...] of all that is stored."""
-        return [(record["setting"], _floats(record["answer"])) for record in self.records]
+        return [(_floats(record["setting"]), _floats(record["answer"])) for record in self.records]
 
     def __len__(self):
         return len(self.records)
@@ -112,57 +145,141 @@ class Results:
         if not self.records:
             return f"{self.name} ({self.size}): nothing stored"
         seconds = sum(record["seconds"] for record in self.records)
-        used = [self.environments[i] for i in sorted({record["environment"] for record in self.records})]
+        numbers = sorted({record["environment"] for record in self.records})
+        used = [self.environments[number] for number in numbers]
         devices = ", ".join(dict.fromkeys(each["device"] for each in used))
         versions = ", ".join(dict.fromkeys(each["torch"] for each in used))
         dates = sorted({each["date"] for each in used})
         when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
         spent = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-        return f"{self.name} ({self.size}): {len(self)} runs, {spent} on {devices}; torch {versions}; {when}"
+        return (f"{self.name} ({self.size}): {len(self)} runs, {spent} on {devices}; "
+                f"torch {versions}; {when}")
 
     def save(self):
-        """Write the file, whole or not at all."""
-        content = {"name": self.name, "size": self.size, "environments": self.environments,
-                   "records": self.records}
-        content["sha256"] = _checksum(content)
+        """Write the file, whole or not at all. What others have stored there meanwhile stays in it.
+
+        Raises OSError if that cannot be done; the file is then as it was.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        part.write_text(_dumps(content, indent=0) + "\n", encoding="utf-8")
-        os.replace(part, self.path)
+        with _alone(self.path):
+            theirs, records = self._read_or_move_aside() or ([], [])
+            environments = list(self.environments)
+            merged = {_key(record["setting"]): record for record in self.records}
+            for record in records:
+                key = _key(record["setting"])
+                if key not in self._computed and _identity(record) not in self._dropped:
+                    number = _index(environments, theirs[record["environment"]])
+                    merged[key] = {**record, "environment": number}
+            _write(self.path, {"name": self.name, "size": self.size, "environments": environments,
+                               "records": list(merged.values())})
+            self._dropped = set()
 
-    def _read(self):
-        for path in (self.path, SHIPPED / self.path.name):
-            if not path.exists():
-                continue
-            problem = None
-            try:
-                content = json.loads(path.read_text(encoding="utf-8"))
-                if content.pop("sha256") != _checksum(content):
-                    problem = "its checksum is not that of its content"
-            except (ValueError, KeyError, AttributeError, TypeError) as error:
-                problem = f"it is not a file of results ({type(error).__name__}: {error})"
-            if problem is None:
-                self.environments, self.records = content["environments"], content["records"]
-                return
-            if path == self.path:
-                os.replace(path, path.with_name(path.name + ".corrupt"))
-            warnings.warn(f"{path} is corrupt: {problem}. Its results are computed again"
-                          + (f"; the file was kept as {path.name}.corrupt" if path == self.path else ""),
+    def _read_or_move_aside(self):
+        """What `_read` gives; a file that is corrupt is moved aside. To be called alone."""
+        try:
+            return _read(self.path)
+        except ValueError as error:
+            aside = self.path.with_name(self.path.name + ".corrupt")
+            if aside.exists():
+                aside = aside.with_name(f"{aside.name}.{uuid.uuid4().hex[:8]}")
+            os.replace(self.path, aside)
+            warnings.warn(f"{self.path} is corrupt: {error}. Its results are computed again; the "
+                          f"file was kept as {aside.name}", stacklevel=3)
+            return None
+
+    def _shipped(self):
+        """The environments and records that come with the module."""
+        path = SHIPPED / self.path.name
+        try:
+            return _read(path) or ([], [])
+        except ValueError as error:
+            warnings.warn(f"{path} is corrupt: {error}. Its results are computed again",
                           stacklevel=3)
+            return [], []
 
-    def _environment(self, device):
-        """Index of today's versions and device in `environments`."""
-        device = torch.device(device)
-        here = {
-            "date": datetime.date.today().isoformat(),
-            "python": platform.python_version(), "torch": torch.__version__,
-            "hessinit_lite": _version(),
-            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU ({_processor()})",
-            "threads": torch.get_num_threads(),
-        }
-        if here not in self.environments:
-            self.environments.append(here)
-        return self.environments.index(here)
+
+def _read(path):
+    """(environments, records) of a file, None if there is none; ValueError if it is corrupt."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("sha256") != _checksum(content):
+            raise ValueError("its checksum is not that of its content")
+        return content["environments"], content["records"]
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise ValueError(f"it is not a file of results as it was written ({type(error).__name__}: "
+                         f"{error})") from error
+
+
+def _write(path, content):
+    """Write a file in one step: those who read it meanwhile find the old one or the new one."""
+    text = json.dumps({**content, "sha256": _checksum(content)}, indent=0, allow_nan=False)
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        for patience in range(100, -1, -1):
+            try:
+                os.replace(part, path)
+                break
+            except PermissionError:  # on Windows, while another process reads the file
+                if not patience:
+                    raise
+                time.sleep(0.01)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _alone(path):
+    """No two processes are in here for one path: who makes the file `<path>.lock` is, others wait.
+
+    To make a file that must not exist is one step on every system. Whoever is in here needs
+    milliseconds, so a lock that stays the same for long was left by a process that died.
+    """
+    lock = path.with_name(path.name + ".lock")
+    seen, since = None, time.monotonic()  # not the lock's age: another machine's clock may be wrong
+    while True:
+        try:
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+            break
+        except FileExistsError:
+            try:
+                stamp = lock.stat().st_mtime_ns
+            except OSError:  # it has just gone
+                stamp = None
+            if stamp is None or stamp != seen:
+                seen, since = stamp, time.monotonic()
+            elif time.monotonic() - since > STALE:
+                lock.unlink(missing_ok=True)
+        except PermissionError:  # on Windows also while a lock is going
+            if os.name != "nt" or time.monotonic() - since > STALE:
+                raise
+        time.sleep(0.005)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
+def _here(device):
+    """Today's versions and device."""
+    device = torch.device(device)
+    gpu = device.type == "cuda"
+    return {
+        "date": datetime.date.today().isoformat(),
+        "python": platform.python_version(), "torch": torch.__version__,
+        "hessinit_lite": _version(),
+        "device": torch.cuda.get_device_name(device) if gpu else f"CPU ({_processor()})",
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _index(environments, environment):
+    """The number of an environment in a list, which gets it if it has not."""
+    if environment not in environments:
+        environments.append(environment)
+    return environments.index(environment)
 
 
 def _version():
@@ -175,38 +292,53 @@ def _version():
 def _processor():
     if sys.platform == "linux":
         lines = Path("/proc/cpuinfo").read_text().splitlines()
-        names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         if names:
             return names[0]
     return platform.processor() or platform.machine()
 
 
-def _plain(value):
-    """The same value in what JSON knows: numbers that are not finite become text."""
+def _plain(value, levels=DEEPEST):
+    """A copy of a setting or an answer in what JSON knows; ValueError or TypeError for the rest.
+
+    Numbers that are not finite become {"float": text}.
+    """
     if isinstance(value, float) and not math.isfinite(value):
-        return {"float": str(value)}
+        return {"float": str(float(value))}
+    if isinstance(value, (dict, list, tuple)) and not levels:
+        raise ValueError(f"a setting or an answer is nested deeper than {DEEPEST} levels, or "
+                         "contains itself: use flat lists and dicts")
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
+        names = {}
+        for key in value:
+            if names.setdefault(str(key), key) is not key:
+                raise ValueError(f"the keys {names[str(key)]!r} and {key!r} are the same in JSON: "
+                                 "rename one")
+        return {name: _plain(value[key], levels - 1) for name, key in names.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return value
+        return [_plain(each, levels - 1) for each in value]
+    return json.loads(json.dumps(value))
 
 
 def _floats(value):
+    """The opposite of `_plain`."""
     if isinstance(value, dict):
-        if set(value) == {"float"} and isinstance(value["float"], str):
+        if list(value) == ["float"] and value["float"] in ("inf", "-inf", "nan"):
             return float(value["float"])
         return {key: _floats(each) for key, each in value.items()}
     return [_floats(each) for each in value] if isinstance(value, list) else value
 
 
-def _dumps(value, **options):
-    return json.dumps(_plain(value), allow_nan=False, **options)
+def _key(stored):
+    """A setting, in the form that is stored, as text."""
+    return json.dumps(stored, sort_keys=True)
 
 
-def _key(setting):
-    return _dumps(setting, sort_keys=True)
+def _identity(record):
+    """What tells a record from a newer one of the same setting."""
+    return json.dumps([record["setting"], record["answer"], record["seconds"]], sort_keys=True)
 
 
 def _checksum(content):
-    return hashlib.sha256(_dumps(content, sort_keys=True).encode()).hexdigest()
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

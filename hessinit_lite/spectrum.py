@@ -69,9 +69,11 @@ def top_eigenpairs(operator, k=1, rtol=1e-3, generator=None, start=None, max_pro
             leaning = start / torch.linalg.vector_norm(start) + gradient / length.clamp(min=1e-30)
             # For one weight the two may cancel.
             start = torch.where(torch.linalg.vector_norm(leaning) > 1e-3, leaning, start)
+    size_of_start = start.abs().amax()  # first divided by: squares of huge or tiny entries leave the range
+    if not bool(torch.isfinite(size_of_start) & (size_of_start > 0)):
+        raise ValueError("the start vector must be finite and must not be zero")
+    start = start / size_of_start
     norm = torch.linalg.vector_norm(start)
-    if not bool(norm > 0):
-        raise ValueError("the start vector must not be zero")
 
     basis = (start / norm)[None]  # a row each; grown by doubling
     diagonal, off_diagonal = [], []

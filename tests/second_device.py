@@ -63,6 +63,10 @@ class SecondTensor(torch.Tensor):
         _waits["tolist"] += 1
         return self.raw.tolist()
 
+    def __format__(self, spec):
+        _waits["format"] += 1
+        return format(self.raw, spec)
+
     def numpy(self, *args, **kwargs):
         raise TypeError(f"can't convert {NAME}:0 device type tensor to numpy. Use Tensor.cpu() first.")
 
@@ -176,11 +180,15 @@ def available():
     register()
     bridged = {name: _made_on_the_cpu(getattr(torch, name)) for name in FACTORIES} | {"Generator": _Generator}
     own = {name: getattr(torch, name) for name in bridged}
+    # A wrapper keeps its dtype when `.data` is replaced, as `model.double()` does: it makes new parameters here.
+    replaced = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         for name, function in bridged.items():
             setattr(torch, name, function)
         with _Rules():
             yield
     finally:
+        torch.__future__.set_overwrite_module_params_on_conversion(replaced)
         for name, function in own.items():
             setattr(torch, name, function)

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import pickle
 import struct
 import tarfile
@@ -74,8 +75,23 @@ def test_mnist_files_are_read_after_a_warning_about_their_checksum(name, tmp_pat
     assert data.test[0].shape == (4, 784)
 
 
-@pytest.mark.parametrize("content", [b"no gzip", gzip.compress(b"\0\0\x0d\x01abcd"), gzip.compress(b"")],
-                         ids=["no gzip", "no idx", "empty"])
+def idx(array):
+    """A gzipped IDX file of bytes."""
+    header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+    return gzip.compress(header + array.astype(np.uint8).tobytes())
+
+
+def garbled(content):
+    """A gzip file whose header is right and whose body is not."""
+    middle = len(content) // 2
+    return content[:middle] + bytes(range(255, 155, -1)) + content[middle:]
+
+
+@pytest.mark.parametrize("content", [
+    b"no gzip", gzip.compress(b"\0\0\x0d\x01abcd"), gzip.compress(b""),
+    garbled(gzip.compress(b"abcd")), idx(np.zeros(4))[:-9],
+    gzip.compress(struct.pack(">HBB4I", 0, 8, 4, *4 * [2**32 - 1]))],
+    ids=["no gzip", "no idx", "empty", "garbage", "truncated", "huge"])
 @pytest.mark.filterwarnings("ignore:.*has MD5")
 def test_a_broken_file_is_named(tmp_path, monkeypatch, content):
     monkeypatch.setenv("HESSINIT_DATA", str(tmp_path))
@@ -83,6 +99,37 @@ def test_a_broken_file_is_named(tmp_path, monkeypatch, content):
     (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").write_bytes(content)
     with pytest.raises(ValueError, match="train-labels-idx1-ubyte.gz is no gzipped IDX file"):
         hl.mnist()
+
+
+@pytest.mark.parametrize("images, labels, words", [
+    ((20, 28, 28), np.zeros(19), "train-labels.* 19 labels for 20 pictures"),
+    ((20, 28, 28), np.zeros((20, 1)), r"train-labels.*\(20, 1\), not labels"),
+    ((20, 28, 28), np.full(20, 10), "train-labels.*labels outside 0..9"),
+    ((20, 8, 8), np.zeros(20), r"train-images.*\(20, 8, 8\).*28"),
+    ((20, 784), np.zeros(20), r"train-images.*\(20, 784\).*28"),
+    ((0, 28, 28), np.zeros(0), r"train-images.*\(0, 28, 28\)"),
+], ids=["19 labels", "two axes", "label 10", "8×8", "flat", "none"])
+@pytest.mark.filterwarnings("ignore:.*has MD5")
+def test_files_that_do_not_fit_are_named(images, labels, words, tmp_path, monkeypatch):
+    monkeypatch.setenv("HESSINIT_DATA", str(tmp_path))
+    write_mnist(tmp_path / "mnist")
+    (tmp_path / "mnist" / "train-images-idx3-ubyte.gz").write_bytes(idx(np.zeros(images)))
+    (tmp_path / "mnist" / "train-labels-idx1-ubyte.gz").write_bytes(idx(labels))
+    with pytest.raises(ValueError, match=rf"{words}.*: delete it and run again"):
+        hl.mnist()
+
+
+@pytest.mark.parametrize("load, name", [
+    ("mnist", "mnist/train-images-idx3-ubyte.gz"), ("cifar10", "cifar10/cifar-10-python.tar.gz"),
+    ("cifar10", "cifar10/cifar-10-batches-py/data_batch_1"), ("text8", "text8/text8.zip")])
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), os.mkfifo], ids=["folder", "pipe"])
+def test_what_is_no_file_is_named(load, name, make, tmp_path, monkeypatch):
+    monkeypatch.setenv("HESSINIT_DATA", str(tmp_path))
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    make(path)
+    with pytest.raises(ValueError, match=f"{path.name} is no plain file: move it away"):
+        getattr(hl, load)()
 
 
 def test_without_a_network_the_error_names_the_default(tmp_path, monkeypatch):
@@ -237,6 +284,8 @@ class Evil:
 
 @pytest.mark.parametrize("content, words", [
     (pickle.dumps({b"data": Evil(), b"labels": [1]}), "it asks for builtins.exec"),
+    (b"\x80\x04\x8d" + bytes(8 * [255]), "OverflowError"),  # a string of 2^64 - 1 bytes
+    (b"\x80\x04\x8e" + bytes(7) + b"\x40", "MemoryError"),  # 2^62 bytes
     (pickle.dumps({b"data": PIXELS}), "labels"),
     (pickle.dumps([1, 2]), "'list' object"),
     (cifar10_pickle()[:-100], "truncated"),
@@ -244,7 +293,8 @@ class Evil:
     (cifar10_pickle(labels=LABELS[:5]), "data and labels do not fit"),
     (cifar10_pickle(labels=[10] * 6), "labels outside 0..9"),
     (cifar10_pickle(pixels=PIXELS[:, :100]), "cannot reshape"),
-], ids=["evil", "no labels", "no dict", "truncated", "no pickle", "lengths", "label 10", "sizes"])
+], ids=["evil", "huge", "large", "no labels", "no dict", "truncated", "no pickle", "lengths",
+        "label 10", "sizes"])
 @pytest.mark.filterwarnings("ignore:.*has MD5")
 def test_a_broken_or_evil_cifar10_file_is_named(content, words, cifar10_folder, monkeypatch):
     write_cifar10(cifar10_folder)
@@ -296,6 +346,32 @@ def test_a_broken_cifar10_archive_is_named(cifar10_folder):
     for content in (whole[:len(whole) // 2], b"no archive"):
         archive.write_bytes(content)
         with pytest.raises(ValueError, match="cifar-10-python.tar.gz is no tar.gz archive.*delete it"):
+            hl.cifar10(allow_unverified=True)
+
+
+@pytest.mark.parametrize("kind", ["DIRTYPE", "FIFOTYPE", "SYMTYPE", "LNKTYPE"])
+@pytest.mark.filterwarnings("ignore:.*has MD5")
+def test_what_is_no_file_in_an_archive_is_named(kind, cifar10_folder):
+    archive = cifar10_folder.parent / "cifar-10-python.tar.gz"
+    archive.parent.mkdir()
+    with tarfile.open(archive, "w:gz") as tar:
+        info = tarfile.TarInfo("cifar-10-batches-py/data_batch_2")
+        info.type, info.linkname = getattr(tarfile, kind), "cifar-10-batches-py/nowhere"
+        tar.addfile(info)
+    words = r"cifar-10-python.tar.gz .*\(.*data_batch_2.*no plain file.*delete it"
+    with pytest.raises(ValueError, match=words):
+        hl.cifar10(allow_unverified=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*has MD5")
+def test_a_garbled_cifar10_archive_is_named(cifar10_folder):
+    archive = cifar10_folder.parent / "cifar-10-python.tar.gz"
+    write_cifar10_archive(archive)
+    whole = archive.read_bytes()
+    wrong_member = gzip.compress(b"cifar-10-batches-py/data_batch_1".ljust(512, b"x"))
+    for content in (garbled(whole), wrong_member, gzip.compress(bytes(1024))):
+        archive.write_bytes(content)
+        with pytest.raises(ValueError, match="cifar-10-python.tar.gz .*[Dd]elete"):
             hl.cifar10(allow_unverified=True)
 
 
@@ -434,7 +510,21 @@ def test_docstrings_leave_out_tests_code_and_examples(tmp_path, monkeypatch):
     assert corpus.name == "docstrings of toy_package"
 
 
+def test_docstrings_of_a_broken_source_file_name_it(tmp_path, monkeypatch):
+    package = tmp_path / "broken_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    for content in (b"def f(:", b"\0", 5000 * b"-" + b"1", b"\xff"):
+        (package / "source.py").write_bytes(content)
+        with pytest.raises(ValueError, match="source.py cannot be parsed.*'broken_package'"):
+            hl.docstrings.__wrapped__(("broken_package",))
+
+
 def test_docstrings_of_a_missing_package():
+    for name in ("no_such_package.part", ".numpy", ""):
+        with pytest.raises(ValueError, match="no package called .* is installed"):
+            hl.docstrings((name,))
     with pytest.raises(ValueError, match="no package called 'no_such_package' is installed"):
         hl.docstrings(("no_such_package",))
 
@@ -466,7 +556,13 @@ def test_splitting_a_text_loses_no_word(length):
 @pytest.mark.filterwarnings("ignore:.*has MD5")
 def test_a_broken_text8_is_named(text8_zip):
     whole = text8_zip.read_bytes()
-    for content in (b"no zip", whole[:-10], whole.replace(b"anarchism", b"Anarchism")):
+    # ... and one that needs a password, one compressed in an unknown way
+    locked, unknown = bytearray(whole), bytearray(whole)
+    for start, name in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        locked[whole.index(start) + name] |= 1
+        unknown[whole.index(start) + name + 2] = 77
+    for content in (b"no zip", whole[:-10], whole.replace(b"anarchism", b"Anarchism"), locked,
+                    unknown):
         text8_zip.write_bytes(content)
         with pytest.raises(ValueError, match="text8.zip is no zip archive of text8.*delete it"):
             hl.text8()

@@ -222,6 +222,101 @@ def failures(device):
         ValueError, lambda: parallel.shard((inputs[:1], targets[:1])))
 
 
+def marks(device):
+    """Vectors of which one rank holds others, however little: all ranks raise, and go on."""
+    for dtype in (torch.float64, torch.float32):
+        marks_of(device, dtype)
+
+
+def marks_of(device, dtype):
+    number = dist.get_world_size() - 1
+    model, loss_fn, batch = case(device, dtype)
+    operator = parallel.hessian(model, loss_fn, parallel.shard(batch))
+    size = len(operator.gradient)
+    unit = torch.eye(size, dtype=dtype, device=device)[0]
+    signs = torch.ones_like(unit)
+    signs[1:3] = -1  # and their opposite: the sums of both, and of their places, are the same
+    good = operator @ signs
+
+    def refused(words, vector, other):
+        """By a product with a vector and with a matrix that has it as a column."""
+        mine = other if is_last() else vector
+        matrix = torch.stack([unit, mine, unit], dim=1)
+        for ask in (lambda: operator @ mine, lambda: operator.matmat(matrix)):
+            assert words in message(ValueError, ask), words
+        assert torch.equal(operator @ signs, good)
+
+    next_one = torch.nextafter(torch.full_like(unit, 1e30), torch.tensor(torch.inf).to(unit))
+    for vector, other in (
+            (signs, 1.45 * signs), (signs, -signs), (signs, 0 * signs), (0 * signs, signs),
+            (signs[:4].repeat(size)[:size], -signs[:4].repeat(size)[:size]),
+            (1e30 * unit, 2e30 * unit), (torch.full_like(unit, 1e30), next_one),
+            (1e-44 * signs, 3e-44 * signs), (signs, signs.roll(1))):
+        refused("multiply different vectors", vector, other)
+    for bad in (torch.nan, torch.inf, -torch.inf):
+        refused(f"rank {number} of {number + 1} multiplies vectors that are not finite",
+                signs, torch.where(unit > 0, bad, signs))
+    everyone = ", ".join(map(str, range(number + 1)))
+    refused(f"rank {everyone} of {number + 1} multiplies vectors that are not finite",
+            bad * signs, bad * signs)
+    for vector in (0 * signs, 1e30 * unit, 1e-44 * signs):  # the same everywhere: what it takes
+        assert torch.isfinite(operator @ vector).all()
+    assert operator.matmat(signs[:, None].expand(-1, 0)).shape == (size, 0)
+    columns = torch.stack([unit, signs], dim=1)
+    turned = columns.flip(1) if is_last() else columns
+    assert "different vectors" in message(ValueError, lambda: operator.matmat(turned))
+    stored_by_columns = columns.T.contiguous().T
+    torch.testing.assert_close(operator.matmat(stored_by_columns)[:, 1], good)
+    torch.testing.assert_close(operator.matmat(signs[None].T)[:, 0], good)
+
+
+class Two(torch.nn.Module):
+    """A model of two inputs."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Linear(3, 2), torch.nn.Linear(4, 2)
+
+    def forward(self, x, y, double=False):
+        return (self.a(x) + self.b(y).tanh()) * (2 if double else 1)
+
+
+def structures(device):
+    """Batches whose inputs are a tuple or a dict, and losses that count samples differently."""
+    torch.manual_seed(0)
+    model = Two().double().to(device)
+    x, y = torch.randn(11, 3).double().to(device), torch.randn(11, 4).double().to(device)
+    targets = (torch.arange(11) // 6).to(device)  # sorted: the ranks' losses divide differently
+    weighted = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0]).double().to(device))
+    ignoring = torch.nn.CrossEntropyLoss(ignore_index=0)
+    for inputs in ((x, y), [x, y], {"x": x, "y": y, "double": True}):
+        part = parallel.shard((inputs, targets))
+        assert type(part[0]) is (dict if isinstance(inputs, dict) else tuple)
+        for loss_fn in (torch.nn.functional.cross_entropy, weighted):
+            for build, whole in KINDS.values():
+                operator = build(model, loss_fn, part)
+                expected = whole(model, loss_fn, (inputs, targets))
+                assert operator.samples == 11
+                torch.testing.assert_close(dense_of(operator), dense_of(expected))
+                torch.testing.assert_close(operator.gradient, expected.gradient)
+                torch.testing.assert_close(operator.loss, expected.loss)
+    rows = slice(dist.get_rank(), None, dist.get_world_size())  # with some of both on every rank
+    operator = parallel.hessian(model, ignoring, ((x[rows], y[rows]), targets[rows]))
+    expected = hl.hessian(model, ignoring, ((x, y), targets))
+    torch.testing.assert_close(dense_of(operator), dense_of(expected))
+
+    for bad, kind, words in (
+            ((x, targets[:9]), ValueError, "inputs of 11 samples and targets of 9"),
+            (((x, y[:9]), targets), ValueError, "inputs of 9 samples and targets of 11"),
+            ((x, torch.tensor(1.0)), ValueError, "an axis of samples"),
+            (({"x": torch.tensor(1.0)}, targets), ValueError, "an axis of samples"),
+            ((x.cpu().numpy(), targets), TypeError, "inputs are a ndarray"),
+            ((x, targets.tolist()), TypeError, "targets are a list"),
+            (x, TypeError, "one batch, a pair"),
+            ([(x, targets), (x, targets)], TypeError, "one batch, a pair")):
+        assert words in message(kind, lambda bad=bad: parallel.shard(bad))
+
+
 def at_construction(device):
     """Uncaught: the last rank's labels are wrong."""
     model, loss_fn, batch = case(device, torch.float64)
@@ -311,7 +406,7 @@ def test_two_ranks_give_the_answers_of_one_process():
     assert done.stdout.count("done") == 2
 
 
-@pytest.mark.parametrize("worker", ["equality", "failures"])
+@pytest.mark.parametrize("worker", ["equality", "failures", "marks", "structures"])
 def test_three_ranks(worker, tmp_path):
     for code, stderr in launch(worker, 3, tmp_path):
         assert code == 0, stderr[-4000:]
@@ -394,6 +489,18 @@ def test_checksums_see_every_bit(alone, dtype):
                 changed = parallel._state(model)[1]
                 assert [n for n in before if changed[n] != before[n]] == [name]
                 tensor.copy_(kept)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.complex64])
+def test_checksums_of_sign_vectors_differ(alone, dtype):
+    """All sign vectors of 8 numbers: patterns that sums with regular factors cannot tell apart."""
+    signs = 1 - 2 * torch.cartesian_prod(*8 * [torch.arange(2)])
+    holder = torch.nn.Module()
+    found = set()
+    for row in signs:
+        holder.register_buffer("row", row.to(dtype))
+        found.add(parallel._state(holder)[1]["row"])
+    assert len(found) == len(signs) == 256
 
 
 def main(worker):

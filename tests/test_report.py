@@ -1,21 +1,25 @@
 """The curvature report and `python -m hessinit_lite diagnose`, on models that they were not written for."""
 
 import contextlib
+import io
 import json
 import math
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pooch
 import pytest
 import torch
+import tqdm
+from dense import dense_gauss_newton, dense_hessian, problem
 from torch import nn
 from torch.nn import functional as F
 
 import hessinit_lite as hl
-from dense import dense_gauss_newton, dense_hessian, problem
 from hessinit_lite.__main__ import main
 
 THEIRS = '''
@@ -152,6 +156,53 @@ def one_tensor():
     return torch.zeros(3)
 
 
+def no_samples():
+    return torch.tensor(1.0), torch.tensor(1)
+
+
+def one_target():
+    return torch.zeros(3, 64), torch.tensor(1)
+
+
+def exits():
+    raise SystemExit
+
+
+def exits_with_3():
+    raise SystemExit(3)
+
+
+class Exiting(nn.Linear):
+    def forward(self, x):
+        raise SystemExit("enough")
+
+
+def exiting():
+    return Exiting(64, 10)
+
+
+class Twice(nn.Linear):
+    """Works once."""
+
+    def forward(self, x):
+        self.calls = getattr(self, "calls", 0) + 1
+        return super().forward(x) if self.calls == 1 else {}["width"]
+
+
+def twice():
+    return Twice(64, 10)
+
+
+def on_meta():
+    return nn.Linear(64, 10, device="meta")
+
+
+def greek():
+    net = nn.Sequential()
+    net.add_module("Ж", nn.Linear(64, 10))
+    return net
+
+
 NUMBER = 3
 '''
 
@@ -162,9 +213,12 @@ def theirs(tmp_path, monkeypatch):
     (tmp_path / "theirs.py").write_text(THEIRS)
     (tmp_path / "broken.py").write_text("def make_model(:\n")
     (tmp_path / "needy.py").write_text("import not_a_package_at_all\n")
+    (tmp_path / "quits.py").write_text("raise SystemExit('no arguments')\n")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "inner.py").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    for name in ("theirs", "broken", "needy"):
+    for name in ("theirs", "broken", "needy", "quits"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     import theirs
     return theirs
@@ -485,8 +539,30 @@ BAD = {
     "unknown data": (["theirs:dense", "--data", "imagenet"], "unknown data 'imagenet'; known: digits, mnist"),
     "bad batch": (["theirs:dense", "--data", "theirs:one_tensor"], "must return a pair of tensors"),
     "layers": (["theirs:dense", "--layers", "conv*"], "no layer is called 'conv\\*'; known: 0, 2"),
-    "no folder": (["theirs:dense", "--plot", "nowhere/out.png"], "cannot be saved: FileNotFoundError"),
-    "no format": (["theirs:dense", "--plot", "out.xyz"], "cannot be saved: ValueError"),
+    "slash": (["folder/inner:dense"], r"as in an import: folder\.inner:dense"),
+    "dot and slash": (["./theirs:dense"], r"as in an import: theirs:dense"),
+    "elsewhere": (["../up/inner:dense"], r"cd .*up.* inner:dense"),
+    "relative": ([".theirs:dense"], r"as in an import: theirs:dense"),
+    "exits": (["theirs:exits"], r"theirs:exits raised SystemExit: no message \(theirs.py, line"),
+    "exits with a number": (["theirs:exits_with_3"], "theirs:exits_with_3 raised SystemExit: 3"),
+    "exits in forward": (["theirs:exiting"], "does not accept inputs .*SystemExit: enough"),
+    "exits at import": (["quits:dense"], "'quits' cannot be imported: SystemExit: no arguments"),
+    "fails later": (["theirs:twice"], "KeyError: 'width'"),
+    "no data in it": (["theirs:on_meta"], "NotImplementedError.*meta"),
+    "one sample": (["theirs:dense", "--data", "theirs:no_samples"],
+                   r"axis of samples.*shapes \(\) and \(\)"),
+    "one target": (["theirs:dense", "--data", "theirs:one_target"], r"shapes \(3, 64\) and \(\)"),
+    "huge shape": (["theirs:dense", "--shape", "1," + "9" * 30], "but an input of digits has 64"),
+    "no folder": (["theirs:dense", "--plot", "nowhere/out.png"],
+                  "--plot nowhere/out.png: there is no folder"),
+    "no format": (["theirs:dense", "--plot", "out.xyz"], "--plot out.xyz: .* that ends in .*png"),
+    "a folder": (["theirs:dense", "--plot", "folder"], "--plot folder: it is a folder"),
+    "the root": (["theirs:dense", "--plot", "/"], "--plot /: it is a folder"),
+    "a folder for numbers": (["theirs:dense", "--json", "folder/"], "--json folder/: it is a f"),
+    "a new folder": (["theirs:dense", "--plot", "new/"], "--plot new/: it ends like a folder"),
+    "no folder for numbers": (["theirs:dense", "--json", "nowhere/x"],
+                              "--json nowhere/x: there is no folder"),
+    "one file for both": (["theirs:dense", "--plot", "a.svg", "--json", "./a.svg"], "same file"),
     "no gpu": (["theirs:dense", "--device", "cuda"], "torch finds no GPU"),
     "no data": (["theirs:dense", "--data", "mnist"], "could not download .*digits"),
 }
@@ -509,7 +585,9 @@ def test_one_line_says_what_is_wrong(theirs, case, capsys, monkeypatch, tmp_path
 
 @pytest.mark.parametrize("arguments", [
     [], ["diagnose"], ["diagnose", "a:b", "--shape", "x"], ["diagnose", "a:b", "--lr", "-1"],
-    ["diagnose", "a:b", "--batch", "0"], ["diagnose", "a:b", "--loss", "hinge"]])
+    ["diagnose", "a:b", "--batch", "0"], ["diagnose", "a:b", "--loss", "hinge"],
+    ["diagnose", "a:b", "--seed", "1.5"], ["diagnose", "a:b", "--seed", "9" * 30],
+    ["diagnose", "a:b", "--seed", str(-2**63 - 1)]])
 def test_bad_options(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -529,3 +607,61 @@ def test_as_a_command(theirs, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "stability limit 2/λ" in done.stdout and "problem: lr = 100 is above" in done.stdout
     assert (tmp_path / "out.png").read_bytes()[1:4] == b"PNG"
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "ascii", "utf-8"])
+def test_any_encoding_shows_the_report(theirs, encoding, monkeypatch):
+    out, err = io.TextIOWrapper(io.BytesIO(), encoding), io.TextIOWrapper(io.BytesIO(), encoding)
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    assert main(["diagnose", "theirs:greek", "--batch", "16", "--json", "Ж.json"]) == 0
+    assert main(["diagnose", "theirs:Ж"]) == 2
+    out.flush(), err.flush()
+    shown, said = out.buffer.getvalue().decode(encoding), err.buffer.getvalue().decode(encoding)
+    assert f"stability limit 2/{'λ' if encoding == 'utf-8' else 'lambda'} = " in shown
+    assert ("Ж" if encoding == "utf-8" else r"\u0416") in shown and "Ж.json" in os.listdir()
+    assert "theirs has no" in said
+
+
+def test_the_name_of_the_figure_is_the_one_that_is_written(theirs, capsys):
+    for asked, written in (("fig", "fig.png"), ("fig.svg", "fig.svg"), ("FIG.PNG", "FIG.PNG"),
+                           (".hid", ".hid.png"), ("v1.", "v1.png")):
+        assert main(["diagnose", "theirs:dense", "--batch", "16", "--plot", asked]) == 0
+        assert f"figure: {written}\n" in capsys.readouterr().out and os.path.getsize(written) > 1000
+        os.remove(written)
+    assert not any(name.lower().endswith((".png", ".svg")) for name in os.listdir())
+
+
+def test_files_are_refused_before_anything_is_computed(theirs, capsys):
+    assert main(["diagnose", "nowhere:dense", "--plot", "nowhere/out.png"]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_figure_that_fails_leaves_the_old_file_and_saves_the_numbers(theirs, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("no room")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    old, new = Path("old.png"), Path("out.json")
+    old.write_text("old")
+    files = ["--plot", "old.png", "--json", "out.json"]
+    assert main(["diagnose", "theirs:dense", "--batch", "16", *files]) == 2
+    assert "old.png cannot be saved: ValueError: no room" in capsys.readouterr().err
+    assert old.read_text() == "old" and json.loads(new.read_text())["samples"] == 16
+
+
+@pytest.mark.parametrize("progress", [False, True])
+def test_no_bar_is_shown_unless_asked_for(theirs, progress, capsys, monkeypatch):
+    """Whoever draws it: long steps of the engine and downloads have bars of their own."""
+    def slow(*_, **__):
+        for _ in tqdm.tqdm(range(3), desc="theirs"):
+            pass
+        return hl.digits()
+
+    start = tqdm.tqdm.__init__
+    monkeypatch.setattr("hessinit_lite.data.mnist", slow)
+    options = ["--progress"] if progress else []
+    assert main(["diagnose", "theirs:dense", "--data", "mnist", "--batch", "16", *options]) == 0
+    error = capsys.readouterr().err
+    assert ("theirs" in error and "layers" in error) if progress else not error
+    assert tqdm.tqdm.__init__ is start

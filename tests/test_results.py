@@ -1,7 +1,9 @@
 """Stored results: continued, checked, never lost."""
 
+import copy
 import json
 import math
+import multiprocessing
 
 import pytest
 
@@ -113,3 +115,152 @@ def test_the_shipped_files_are_whole(tmp_path):
         name, size = path.stem.rsplit("-", 1)
         stored = Results(name, size, tmp_path, fresh=False)
         assert len(stored) > 0 and json.loads(path.read_text())["name"] == name
+
+
+def write_one_by_one(folder, who, count):
+    """One of several processes: stores an answer after every setting."""
+    for n in range(count):
+        Results("x", "full", folder).run(lambda who, n: n, [{"who": who, "n": n}], progress=False)
+
+
+def keep_writing(folder, who, count):
+    """The same with one object, which does not read what the others store."""
+    mine = Results("x", "full", folder)
+    for n in range(count):
+        mine.run(lambda who, n: n, [{"who": who, "n": n}], progress=False)
+
+
+@pytest.mark.parametrize("write", [write_one_by_one, keep_writing])
+@pytest.mark.filterwarnings("error")
+def test_processes_that_write_one_file_keep_all_answers(write, tmp_path):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["hessinit_lite", "pytest"])
+    processes = [context.Process(target=write, args=(tmp_path, who, 40)) for who in "abc"]
+    for each in processes:
+        each.start()
+    for each in processes:
+        each.join(timeout=300)
+        each.kill()
+    assert [each.exitcode for each in processes] == [0, 0, 0]
+    settings = [{"who": who, "n": n} for who in "abc" for n in range(40)]
+    assert Results("x", "full", tmp_path).answers(settings) == 3 * list(range(40))
+    assert [path.name for path in tmp_path.iterdir()] == ["x-full.json"]  # nothing is left behind
+
+
+def test_objects_that_overlap_keep_the_newest_answers(tmp_path):
+    double, triple = (lambda n: 2 * n), (lambda n: 3 * n)
+    settings = [{"n": n} for n in range(3)]
+    old = Results("x", "full", tmp_path)
+    old.run(double, settings[:2])
+    fresh = Results("x", "full", tmp_path, fresh=True)
+    reader = Results("x", "full", tmp_path)
+    fresh.run(triple, settings[:1])  # what was there before a fresh start goes ...
+    assert Results("x", "full", tmp_path).items() == [({"n": 0}, 0)]
+    reader.run(double, settings[2:])  # ... and what another has merely read yields to what is there
+    fresh.run(triple, settings[1:2])
+    again = Results("x", "full", tmp_path)
+    assert again.answers(settings) == [0, 3, 4] and len(fresh) == 2
+    assert {again.environments[record["environment"]]["device"] for record in again.records}
+
+
+def test_the_environments_of_several_writers_are_told_apart(tmp_path, monkeypatch):
+    first, second = (Results("x", "full", tmp_path) for _ in range(2))
+    monkeypatch.setattr(results, "_version", lambda: "1")
+    first.run(lambda n: n, [{"n": 1}])
+    monkeypatch.setattr(results, "_version", lambda: "2")
+    second.run(lambda n: n, [{"n": 2}])
+    stored = Results("x", "full", tmp_path)
+    assert {record["setting"]["n"]: stored.environments[record["environment"]]["hessinit_lite"]
+            for record in stored.records} == {1: "1", 2: "2"}
+
+
+def test_a_lock_that_a_dead_process_left_is_taken_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "STALE", 0.2)
+    (tmp_path / "x-full.json.lock").touch()
+    Results("x", "full", tmp_path).run(lambda n: n, [{"n": 1}])
+    assert [path.name for path in tmp_path.iterdir()] == ["x-full.json"]
+
+
+def test_a_save_that_fails_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    stored = Results("x", "full", tmp_path)
+    stored.run(lambda n: n, [{"n": 1}])
+    before = stored.path.read_bytes()
+
+    def full_disk(*_, **__):
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(OSError, match="no space"):
+        patched.setattr(results.Path, "write_text", full_disk)
+        stored.run(lambda n: n, [{"n": 2}])
+    assert stored.path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+    stored.save()
+    assert Results("x", "full", tmp_path).answers([{"n": 1}, {"n": 2}]) == [1, 2]
+
+
+def test_a_second_corrupt_file_does_not_replace_the_first(tmp_path):
+    for text in ("first", "second"):
+        (tmp_path / "x-full.json").write_text(text)
+        with pytest.warns(UserWarning, match="corrupt"):
+            Results("x", "full", tmp_path)
+    assert sorted(path.read_text() for path in tmp_path.glob("*.corrupt*")) == ["first", "second"]
+
+
+def test_a_file_that_turns_corrupt_during_a_run_is_kept_aside(tmp_path):
+    stored = Results("x", "full", tmp_path)
+    stored.run(lambda n: n, [{"n": 1}])
+    stored.path.write_text("damaged")
+    with pytest.warns(UserWarning, match="corrupt"):
+        stored.run(lambda n: n, [{"n": 2}])
+    assert (tmp_path / "x-full.json.corrupt").read_text() == "damaged"
+    assert len(Results("x", "full", tmp_path)) == 2
+
+
+def test_settings_reach_the_function_as_they_were_given(tmp_path):
+    settings = [{"lr": math.inf, "shape": (1, 2), "names": {1: "a"}},
+                {"lr": -math.inf, "shape": [1]}]
+    seen = []
+
+    def experiment(**setting):
+        seen.append(copy.deepcopy(setting))
+        if isinstance(setting["shape"], list):
+            setting["shape"].append(2)  # its own business
+        return len(seen)
+
+    stored = Results("x", "full", tmp_path)
+    asked = copy.deepcopy(settings)
+    assert stored.run(experiment, asked) == [1, 2] and seen == settings
+    assert type(seen[0]["shape"]) is tuple
+    again = Results("x", "full", tmp_path)
+    assert again.answers(settings) == again.run(experiment, settings) == [1, 2] and len(seen) == 2
+    assert again.items()[1] == ({"lr": -math.inf, "shape": [1]}, 2)
+
+
+def nested(levels):
+    value = 0
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+def test_what_json_cannot_hold_is_refused_and_the_rest_is_kept(tmp_path):
+    own = []
+    own.append(own)
+    stored, clear = Results("x", "full", tmp_path), "nested deeper than 100 levels"
+    for deep in (nested(101), nested(100_000), own):
+        with pytest.raises(ValueError, match=clear):
+            stored.run(lambda n: n, [{"n": 1}, {"n": deep}])
+        with pytest.raises(ValueError, match=clear):
+            stored.answers([{"n": deep}])
+        with pytest.raises(ValueError, match=clear):
+            stored.run(lambda n, deep=deep: deep if n else 0, [{"n": 0}, {"n": 1}])
+    with pytest.raises(ValueError, match="keys 1 and '1' are the same in JSON"):
+        stored.run(lambda n: {1: 2, "1": 3}, [{"n": 2}])
+    stored.run(lambda n: nested(90), [{"n": 3}])
+    stored.run(lambda n: 0, [{"n": nested(99)}])  # with the setting itself 100
+    deepest = math.inf
+    for _ in range(99):
+        deepest = [deepest]
+    settings = [{"n": deepest}]
+    assert stored.run(lambda n: n, settings) == stored.answers(settings) == [deepest]
+    assert stored.run(lambda n: {"float": "1.5"}, [{"n": 4}]) == [{"float": "1.5"}]
+    assert Results("x", "full", tmp_path).answers([{"n": 0}, {"n": 3}]) == [0, nested(90)]

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from torch import nn
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -245,3 +246,15 @@ def test_impossible_estimates():
                           (lambda: hl.spectral_density(a, 3, 0), "steps and samples")]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e30])
+def test_a_start_of_any_size(size):
+    """Its square leaves single precision."""
+    operator = hl.hessian(hl.MLP(3, 4, 2, 2), nn.functional.mse_loss, (torch.ones(5, 3), torch.ones(5, 2)))
+    start = torch.ones(operator.shape[0])
+    plain, scaled = (hl.top_eigenvalues(operator, start=s)[0] for s in (start, size * start))
+    torch.testing.assert_close(plain, scaled)
+    for bad in (0 * start, torch.nan * start):
+        with pytest.raises(ValueError, match="must be finite and must not be zero"):
+            hl.top_eigenvalues(operator, start=bad)
