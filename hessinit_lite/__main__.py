@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from . import data
-from .report import _as_it_was, _to_model, report
+from .report import OPTIMIZERS, _as_it_was, _to_model, report
 
 #: Data sets that --data knows, and the shape of one of their pictures.
 PICTURES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28),
@@ -103,6 +103,9 @@ def parser():
     add("--seed", type=_seed, default=0, help="of the model's weights and of the choice of samples "
         "(default: 0)")
     add("--lr", type=_positive(float), help="a learning rate to judge")
+    add("--optimizer", choices=OPTIMIZERS, default="sgd", help="what --lr is for (default: sgd)")
+    add("--settle", type=_positive(int), default=0, metavar="PASSES",
+        help="let the batch norm of a copy average over so many passes of the batch first")
     add("--layers", nargs="+", metavar="NAME", help='only these layers, by name or pattern such as '
         '"blocks.*"')
     add("--plot", metavar="FILE", help="save the figure (png, svg, pdf; .png is added where the "
@@ -325,7 +328,7 @@ def diagnose(args):
             targets = F.one_hot(targets.long(), classes).to(outputs.dtype)
     try:
         result = report(model, LOSSES[args.loss], (inputs, targets), layers=args.layers, lr=args.lr,
-                        progress=args.progress)
+                        optimizer=args.optimizer, settle=args.settle, progress=args.progress)
     except torch.cuda.OutOfMemoryError as error:
         raise Refused("the GPU's memory does not suffice: a smaller --batch, or some --layers "
                       "only") from error

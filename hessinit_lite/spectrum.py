@@ -69,10 +69,11 @@ def top_eigenpairs(operator, k=1, rtol=1e-3, generator=None, start=None, max_pro
             leaning = start / torch.linalg.vector_norm(start) + gradient / length.clamp(min=1e-30)
             # For one weight the two may cancel.
             start = torch.where(torch.linalg.vector_norm(leaning) > 1e-3, leaning, start)
-    size_of_start = start.abs().amax()  # first divided by: squares of huge or tiny entries leave the range
-    if not bool(torch.isfinite(size_of_start) & (size_of_start > 0)):
+    largest = start.abs().amax()
+    if not bool(torch.isfinite(largest) & (largest > 0)):
         raise ValueError("the start vector must be finite and must not be zero")
-    start = start / size_of_start
+    # Squares of huge or tiny entries leave the range. A power of 2 rounds nothing.
+    start = start * torch.exp2(-torch.frexp(largest).exponent.clamp(-126, 126).to(start.dtype))
     norm = torch.linalg.vector_norm(start)
 
     basis = (start / norm)[None]  # a row each; grown by doubling

@@ -233,3 +233,17 @@ def test_factored_rows_are_those_of_the_block():
 def test_bad_options(digits, options, message):
     with pytest.raises(ValueError, match=message):
         hl.report(hl.MLP(64, 8, 2, 10), F.cross_entropy, digits.batch(8, seeded()), **options)
+
+
+def test_the_command_line_asks_the_same(tmp_path, monkeypatch, capsys):
+    from hessinit_lite.__main__ import main
+    (tmp_path / "their_net.py").write_text(
+        "from torch import nn\n\n\ndef net():\n    return nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), "
+        "nn.Linear(8, 10))\n")
+    monkeypatch.chdir(tmp_path)
+    arguments = ["diagnose", "their_net:net", "--data", "digits", "--batch", "32", "--lr", "1e-3"]
+    assert main(arguments) == 0
+    assert "has seen no batch" in capsys.readouterr().out
+    assert main([*arguments, "--settle", "20", "--optimizer", "adamw"]) == 0
+    shown = capsys.readouterr().out
+    assert "averaged over 20 passes" in shown and "is not judged: adamw" in shown
