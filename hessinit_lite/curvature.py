@@ -281,7 +281,7 @@ def _forward(model, inputs, device):
     learning = any(module.training for module in model.modules())
     buffers = [(name, b, b._version, b.clone()) for name, b in model.named_buffers()] if learning else []
     with twice_differentiable(model):
-        outputs = call(model, inputs)
+        outputs = call(model, map_tensors(inputs, torch.clone))  # a model may change its inputs in place
     if any(not torch.equal(a, b) for a, b in zip(states, _random_states(device))):
         torch.set_rng_state(states[0])
         if device.type == "cuda":

@@ -333,6 +333,7 @@ DENSE = {
     "dense with strides": lambda d, k, r: _transposed_in_memory(nn.Linear(d, k)),
 }
 
+
 def _called(way):
     return lambda r, x: Called(way, nn.Linear(x.shape[-1], r.choice([2, 3])))
 
@@ -391,7 +392,7 @@ FEATURES = {
     **LAST_AXIS,
     "batch norm": _batch_norm,
     "wide": lambda r, x: nn.Sequential(nn.Linear(x.shape[-1], WIDE), nn.Tanh(), nn.Linear(WIDE, 2)),
-    # With a layer before it: in eval mode it hands on its input itself, perhaps to be changed in place.
+    # With a layer before it: in eval mode it hands on its input, which may be changed in place.
     "dropout": lambda r, x: nn.Sequential(nn.Linear(x.shape[-1], 3), nn.Dropout(0.5)),
 }
 PARTS_OF = {"features": FEATURES, "sequence": {**LAST_AXIS, **SEQUENCE},

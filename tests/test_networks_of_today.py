@@ -745,3 +745,13 @@ def test_nothing_is_left_changed(question):
     assert before[1:4] == after[1:4] and torch.equal(before[4], after[4]) and before[5] == after[5]
     assert (before[6] == after[6]).all() and torch.equal(x, TOKENS)
     assert all(p.grad is None for p in model.parameters()) and not math.isnan(float(model.places.sum()))
+
+
+def test_a_model_that_changes_its_inputs_leaves_the_batch():
+    model = seeded(nn.Sequential(nn.ReLU(inplace=True), Scaled(4, 3)))
+    x = X.clone()
+    hl.layer_norms(model, F.mse_loss, (x, T), parameters="all")
+    for question in (hl.layer_norms, hl.gauss_newton, hl.report):
+        x = X.clone()
+        question(model, F.mse_loss, (x, T))
+        assert torch.equal(x, X)
