@@ -16,7 +16,6 @@ normalized input.
 
 import math
 from collections import Counter
-from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
@@ -25,14 +24,14 @@ from tqdm.auto import tqdm
 
 from .curvature import check_batch, check_vectors, each_batch, gauss_newton, is_loader
 from .losses import mean_weight, output_curvature, output_root, pull_back
-from .models import WEIGHT_LAYERS, is_computed, original
+from .models import WEIGHT_LAYERS, is_computed, matching, original
 from .spectrum import Estimate, frobenius_norm, gradient_quotient, top_eigenpairs, trace
 
 NORMS = ("spectral", "frobenius", "gradient")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _CHANNEL_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
 _TRAILING_NORMS = (nn.LayerNorm, nn.RMSNorm) if hasattr(nn, "RMSNorm") else (nn.LayerNorm,)
-_NORMS = (*_CHANNEL_NORMS, *_TRAILING_NORMS)
+NORM_LAYERS = (*_CHANNEL_NORMS, *_TRAILING_NORMS)
 #: The layers whose blocks have factors: torch's own classes. A subclass may compute anything.
 _COVERED = {nn.Linear, nn.Embedding, *_CONVOLUTIONS, nn.GroupNorm, *_TRAILING_NORMS,
             nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
@@ -49,7 +48,7 @@ class Block:
     """
 
     def __init__(self, operator):
-        self._operator, self._power = operator, 0
+        self._operator = operator
         self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
 
     def __matmul__(self, vector):
@@ -62,8 +61,14 @@ class Block:
         """The block divided by 4^power, as an operator."""
         return self._operator
 
+    @property
+    def is_large(self):
+        """Whether to form it would take too many products: its trace and Frobenius norm are then estimated."""
+        return self.shape[0] > FORMED
+
     def _scaled(self, value):
-        return torch.as_tensor(value).double() * 4.0 ** self._power
+        """What was found for `_units`, for the block itself."""
+        return value.double()
 
     def _columns(self):
         """The unit vectors and their products, [P, 64] at a time: the whole block, in P products."""
@@ -119,10 +124,13 @@ class Block:
 
     def _start(self, near):
         """(operator, first vector, generator) for Lanczos. Fixed: the same input gives the same number."""
-        operator = self._units()
-        generator = torch.Generator(self.device).manual_seed(0)
+        operator, generator = self._gram(), torch.Generator(self.device).manual_seed(0)
         return operator, torch.randn(operator.shape[0], dtype=self.dtype, device=self.device,
                                      generator=generator), generator
+
+    def _gram(self):
+        """An operator with the same nonzero eigenvalues, over 4^power."""
+        return self._units()
 
     def _coordinates(self, vector, operator=None):
         return None
@@ -181,6 +189,8 @@ class LayerBlock(Block):
         """G [C, N, T, d_out]."""
         return self._curvature * torch.exp2(self._out_power.to(self.dtype))
 
+    is_large = False  # the factors give both exactly
+
     def _scaled(self, value):
         return value.double() * torch.exp2(2 * self._power.double())
 
@@ -199,7 +209,7 @@ class LayerBlock(Block):
 
         direction: V, in the shape of the weight or flat.
         """
-        return self._back(self._project(self._matrices(direction.reshape(1, -1)))[0], 1)
+        return self._back(self._coordinates(direction.flatten()), 1)
 
     def _project(self, matrices):
         images = torch.einsum("nti,koi->knto", self._inputs, matrices)
@@ -214,8 +224,7 @@ class LayerBlock(Block):
 
     def quadratic_form(self, direction):
         """H_w(k)[V, V] of Theorem 1 for V in the shape of the weight: a tensor without dimension."""
-        found = self._project(self._matrices(direction.reshape(1, -1)))[0]
-        return self._scaled((self.signs * found ** 2).sum())
+        return self._scaled((self.signs * self._coordinates(direction.flatten()) ** 2).sum())
 
     def combine(self, y):
         """The sums Σ_cn y_cn r_cn for each of y [K, C, N], as [K, P]."""
@@ -242,8 +251,7 @@ class LayerBlock(Block):
         return torch.cat([self._products(part) for part in matrix.T.split(chunk)]).T
 
     def _start(self, near):
-        operator, start, generator = self._gram(), None, torch.Generator(self.device).manual_seed(0)
-        start = torch.randn(operator.shape[0], dtype=self.dtype, device=self.device, generator=generator)
+        operator, start, generator = super()._start(near)
         if near is not None and near.shape == self.signs.shape:
             guess = near.T.flatten() if isinstance(operator, _Gram) else self._combine(near[None])[0]
             length = torch.linalg.vector_norm(guess)
@@ -387,7 +395,7 @@ def curved_weights(model, frozen=False):
                              "(torch.nn.utils.parametrize.remove_parametrizations, prune.remove), or ask for "
                              'parameters="all"')
     weights = {name: p for name, p in model.named_parameters()
-               if p.ndim > 1 and not isinstance(_owner(model, name), _NORMS)}
+               if p.ndim > 1 and not isinstance(_owner(model, name), NORM_LAYERS)}
     if not weights:
         raise ValueError("the model has no layers to initialize or to measure: it needs a parameter with two "
                          "dimensions or more, as those of Linear and Conv layers")
@@ -412,13 +420,7 @@ def _chosen(model, parameters, layers):
     else:
         raise ValueError(f"unknown parameters {parameters!r}; known: weights, all")
     if layers is not None:
-        patterns = [layers] if isinstance(layers, str) else list(layers)
-        for pattern in patterns:
-            if not any(fnmatchcase(key, pattern) for key in names):
-                raise ValueError(f"no layer is called {pattern!r}; known: {', '.join(names)}")
-        if not patterns:
-            raise ValueError("layers is empty: name at least one, or leave it out for all")
-        names = {key: name for key, name in names.items() if any(fnmatchcase(key, p) for p in patterns)}
+        names = {key: names[key] for key in matching(names, layers)}
     return {key: (_owner(model, name), name.rpartition(".")[2], name) for key, name in names.items()}
 
 
@@ -487,7 +489,7 @@ def _factors(layer, attribute, inputs):
     ones = like.new_ones(samples, 1, 1)
     if attribute == "bias":
         return ones, lambda g: g.sum(2, keepdim=True), None
-    if isinstance(layer, (*_CHANNEL_NORMS, *_TRAILING_NORMS)):
+    if isinstance(layer, NORM_LAYERS):
         bare = {name: torch.full_like(p, name == "weight") for name, p in layer.named_parameters()}
         normalized = _join([_places(layer, torch.func.functional_call(layer, bare, (x,)), 1).detach()
                             for x in inputs], 1)
@@ -568,7 +570,7 @@ def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28, laye
     model = original(model)
     chosen = _chosen(model, parameters, layers)
     if is_loader(batch):
-        return _joined_blocks(model, loss_fn, batch, parameters, memory, chosen)
+        return _joined_blocks(model, loss_fn, batch, memory, chosen)
     return _blocks_of_batch(model, loss_fn, batch, memory, chosen)[1]
 
 
@@ -626,7 +628,7 @@ def _run_and_listen(model, loss_fn, batch, layers):
     return outputs, {m: found for m, found in calls.items() if m not in odd}
 
 
-def _joined_blocks(model, loss_fn, loader, parameters, memory, chosen):
+def _joined_blocks(model, loss_fn, loader, memory, chosen):
     """The blocks of all batches of a loader, joined along the samples."""
     def factored(batch):
         mass, blocks = _blocks_of_batch(model, loss_fn, batch, memory, chosen)
@@ -637,7 +639,7 @@ def _joined_blocks(model, loss_fn, loader, parameters, memory, chosen):
     blocks = {}
     for key, (_, _, name) in chosen.items():
         found = [part[key] for part in parts]
-        alike = None not in found and len({(b.inputs.shape[1:], b.curvature.shape[2:], len(b.signs))
+        alike = None not in found and len({(b._inputs.shape[1:], b._curvature.shape[2:], len(b.signs))
                                            for b in found}) == 1
         if alike:
             blocks[key] = LayerBlock(torch.cat([b.inputs for b in found]),
@@ -723,17 +725,18 @@ def layer_traces(model, loss_fn, batch, parameters="weights", layers=None):
     """
     model = original(model)
     chosen, blocks = _chosen(model, parameters, layers), layer_blocks(model, loss_fn, batch, parameters, layers=layers)
-    large = [key for key, block in blocks.items() if _is_large(block)]
+    large = [key for key, block in blocks.items() if block.is_large]
     guesses = _estimated_traces(model, loss_fn, batch, [chosen[key][2] for key in large]) if large else {}
     guesses = guesses if guesses is not None else {
-        chosen[key][2]: Estimate(*map(float, trace(blocks[key], ESTIMATED_FROM, torch.Generator(
-            blocks[key].device).manual_seed(0)))) for key in large}
+        chosen[key][2]: _estimate(trace, blocks[key]) for key in large}
     exact = _on_host({key: block.trace() for key, block in blocks.items() if key not in large})
     return {key: exact[key] if key in exact else guesses[chosen[key][2]] for key in blocks}
 
 
-def _is_large(block):
-    return not isinstance(block, LayerBlock) and block.shape[0] > FORMED
+def _estimate(question, block):
+    """What `trace` or `frobenius_norm` of `spectrum` find from products. The same input gives the same number."""
+    generator = torch.Generator(block.device).manual_seed(0)
+    return Estimate(*map(float, question(block, ESTIMATED_FROM, generator)))
 
 
 def _on_host(found):
@@ -779,8 +782,7 @@ def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4, parameters="w
     if norm == "spectral":
         found = {name: values[0].abs() for name, values, _ in _spectra(blocks, 1, rtol)}
     elif norm == "frobenius":
-        estimates = {name: Estimate(*map(float, frobenius_norm(block, ESTIMATED_FROM, torch.Generator(
-            block.device).manual_seed(0)))) for name, block in blocks.items() if _is_large(block)}
+        estimates = {name: _estimate(frobenius_norm, block) for name, block in blocks.items() if block.is_large}
         found = {name: block.frobenius() for name, block in blocks.items() if name not in estimates}
     else:
         gradients = layer_gradients(model, loss_fn, batch, layers=layers)

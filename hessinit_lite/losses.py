@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-_CROSS_ENTROPY = (F.cross_entropy, nn.CrossEntropyLoss)
-_PLAIN = {"cross-entropy": _CROSS_ENTROPY,
+_PLAIN = {"cross-entropy": (F.cross_entropy, nn.CrossEntropyLoss),
           "squared error": (F.mse_loss, nn.MSELoss),
           "logistic error": (F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss)}
 

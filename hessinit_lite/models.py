@@ -6,6 +6,8 @@ Notation (chapter "Notation"): layer k computes u = W z + b and passes z' = f(u)
 `depth` counts weight matrices.
 """
 
+from fnmatch import fnmatchcase
+
 from torch import nn
 
 #: name -> module class. "linear" is the identity: the deep linear net of chapters 1 and 2.
@@ -87,6 +89,26 @@ def is_computed(layer):
     Asked without reading it: spectral_norm changes its buffers whenever it is read in train mode.
     """
     return "weight" not in layer._parameters
+
+
+def unsettled_batch_norms(model):
+    """Names of the batch norms that have seen no batch: their averages do not normalize anything."""
+    return [name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
+            and m.num_batches_tracked is not None and not int(m.num_batches_tracked)]
+
+
+def matching(names, patterns):
+    """Those of `names` that are, or match, one of `patterns` (a string or several, such as "blocks.*").
+
+    Raises ValueError for no pattern, and for one that fits none.
+    """
+    patterns = [patterns] if isinstance(patterns, str) else list(patterns)
+    if not patterns:
+        raise ValueError("layers is empty: name at least one, or leave it out for all")
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise ValueError(f"no layer is called {pattern!r}; known: {', '.join(names)}")
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def weight_layers(model):

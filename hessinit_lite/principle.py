@@ -10,12 +10,11 @@ import math
 from dataclasses import dataclass, field
 
 import torch
-
 from torch import nn
 
 from .chain_rule import NORMS, curved_weights, layer_norms
 from .curvature import check_batch
-from .models import original
+from .models import original, unsettled_batch_norms
 from .schemes import drawn_weights, init_, restored_on_error
 
 
@@ -66,8 +65,9 @@ def hessian_init_(model, loss_fn, batch, target=1.0, norm="spectral", generator=
     tolerance: relative, on every norm. max_steps: measurements of all layers' norms.
 
     Scaled are the trainable weights of torch's dense, convolutional, recurrent, attention and embedding
-    layers (and of their subclasses); the report's `.left` names the others. Only the weights are looked at. In very deep nets (about 100 layers) equal norms cost the level signal and
-    let the biases' curvature go anywhere (chapter 12).
+    layers (and of their subclasses); the report's `.left` names the others. Only the weights are looked
+    at. In very deep nets (about 100 layers) equal norms cost the level signal and let the biases'
+    curvature go anywhere (chapter 12).
 
     Returns an InitReport. If the target cannot be reached (a saturating net may have no such scales),
     the report says so and the model holds the best weights met: smallest worst |log(norm/target)|.
@@ -90,8 +90,7 @@ def hessian_init_(model, loss_fn, batch, target=1.0, norm="spectral", generator=
     with restored_on_error(model):
         with torch.no_grad():
             check_batch(model, loss_fn, batch)  # before anything is drawn
-        fresh = [name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-                 and m.num_batches_tracked is not None and not int(m.num_batches_tracked)]
+        fresh = unsettled_batch_norms(model)
         if fresh:
             raise ValueError(f"batch norm ({fresh[0]}) has seen no batch: run some batches through the model in "
                              "train mode first")

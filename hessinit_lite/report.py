@@ -16,12 +16,12 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from .chain_rule import ESTIMATED_FROM, FORMED, LayerBlock, layer_blocks
+from .chain_rule import ESTIMATED_FROM, NORM_LAYERS, layer_blocks
 from .curvature import call, check_batch, hessian, map_tensors
 from .explore import Explorable, _draw
 from .figures import BLUE, GREEN, ORANGE, PURPLE, SKY, _axes
 from .losses import closed_form
-from .models import original
+from .models import matching, original, unsettled_batch_norms
 from .spectrum import gradient_quotient, top_eigenvalues, trace
 
 #: A layer whose norm is below this share of the whole Hessian's hardly moves at any stable learning
@@ -32,8 +32,6 @@ SLOW = 1e-4
 #: at have 0.3 or more from He's rule or hessian_init_, at most 0.1 from torch's default at depth 5 or more.
 #: Nets with norms are not judged by it: a vision Transformer starts with less, and trains.
 VARIES = 0.15
-NORMALIZATIONS = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm,
-                  *((nn.RMSNorm,) if hasattr(nn, "RMSNorm") else ()))
 SPAN = 1e3  #: norms or signals whose largest and smallest differ by more are worth a warning
 
 
@@ -247,7 +245,6 @@ def report(model, loss_fn, batch, *, layers=None, split=None, lr=None, optimizer
 
 
 OPTIMIZERS = ("sgd", "adam", "adamw")
-FRESH = "this is not the curvature of training, and nothing else is said of it"
 
 
 def _short(dtype):
@@ -298,8 +295,7 @@ def _put_to_eval(model):
         or isinstance(m, (nn.RNNBase, nn.MultiheadAttention)) and m.dropout > 0)]
     norms = _batch_norms(model)
     mixing = [name for name, m in norms.items() if m.training]
-    fresh = [name for name, m in norms.items()
-             if m.num_batches_tracked is not None and not int(m.num_batches_tracked)]
+    fresh = unsettled_batch_norms(model)
     for module in model.modules():
         module.training = False
     if drops:
@@ -311,7 +307,7 @@ def _put_to_eval(model):
     if fresh:
         notes.append(Finding(
             "warning", f"batch norm ({_names(fresh)}) has seen no batch: its running mean 0 and variance 1 do "
-            f"not normalize anything, so {FRESH}",
+            "not normalize anything, so this is not the curvature of training, and nothing else is said of it",
             "run a few batches through the model in train mode and ask again, or ask with settle=50"))
     return notes
 
@@ -333,14 +329,8 @@ def _selected(trainable, layers):
                          "more (set requires_grad=True on some)")
     if layers is None:
         return weights
-    if not layers:
-        raise ValueError("layers is empty: name at least one, or leave it out for all")
-    patterns = [layers] if isinstance(layers, str) else list(layers)
-    known = {name: _layer_name(name) for name in weights}
-    for pattern in patterns:
-        if not any(fnmatchcase(layer, pattern) for layer in known.values()):
-            raise ValueError(f"no layer is called {pattern!r}; known: {', '.join(known.values())}")
-    return [name for name in weights if any(fnmatchcase(known[name], p) for p in patterns)]
+    wanted = set(matching([_layer_name(name) for name in weights], layers))
+    return [name for name in weights if _layer_name(name) in wanted]
 
 
 def _parts(name, owner, weight, split):
@@ -470,8 +460,8 @@ def _measure(model, loss_fn, batch, patterns, split, lr, optimizer, rtol, progre
     for name, label, part, of in tqdm(parts, desc="layers", disable=not progress, leave=False):
         block = blocks[name] if of == 1 else blocks[name].rows(part, of)
         g, weight = gradients[name].chunk(of)[part], trainable[name].detach().chunk(of)[part]
-        exact = isinstance(block, LayerBlock) or block.shape[0] <= FORMED
-        total, error = (block.trace(), torch.zeros_like(loss)) if exact else trace(block, ESTIMATED_FROM, generator)
+        total, error = (trace(block, ESTIMATED_FROM, generator) if block.is_large
+                        else (block.trace(), torch.zeros_like(loss)))
         idle = (g.view_as(weight).flatten(1) == 0).all(1).to(g.dtype).mean()
         numbers = (weight.std(correction=0), g.square().mean().sqrt(), block.norm(), total, error,
                    block.quotient(g), idle)
@@ -494,10 +484,10 @@ def _measure(model, loss_fn, batch, patterns, split, lr, optimizer, rtol, progre
         type(model).__name__, sum(p.numel() for p in trainable.values() if p.requires_grad), len(batch[1]),
         str(like.device), _short(like.dtype), overall[0], chance, overall[1],
         overall[2], eigenvalue, bound, float(varying), measured)
-    if any(FRESH in note.text for note in notes):
+    if unsettled_batch_norms(model):
         result.findings = notes
     else:
-        normed = any(isinstance(m, NORMALIZATIONS) for m in model.modules())
+        normed = any(isinstance(m, NORM_LAYERS) for m in model.modules())
         result.findings = notes + _findings(result, extreme, lr, optimizer, [_layer_name(n) for n in zeros],
                                             {label for name, label, _, _ in parts if name in waking}, normed)
     result.findings.sort(key=lambda f: ("problem", "warning", "note").index(f.level))

@@ -57,9 +57,6 @@ def fans(layer):
     return (first, second) if getattr(layer, "transposed", False) else (second, first)
 
 
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-
-
 def drawn_weights(model):
     """{key: Weight} of what a scheme draws: dense, (transposed) convolutional, recurrent and attention layers.
 
@@ -93,12 +90,9 @@ def drawn_weights(model):
                     add(f"{inside}{key}", layer, weight, [layer.in_proj_bias], width, made,
                         math.sqrt(6 / (width + len(weight))), 0.0, len(weight) // made)
         elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
-            gates = next((n for kind, n in _GATES.items() if type(layer).__name__.startswith(kind)),
-                         layer.weight_ih_l0.shape[0] // layer.hidden_size if isinstance(layer, nn.RNNBase)
-                         else layer.weight_ih.shape[0] // layer.hidden_size)
             for key, weight in layer.named_parameters(recurse=False):
                 if key.startswith("weight"):
-                    parts = 1 if "_hr_" in key else gates
+                    parts = 1 if "_hr_" in key else len(weight) // layer.hidden_size  # gates
                     bound = 1 / math.sqrt(layer.hidden_size)
                     bias = getattr(layer, key.replace("weight", "bias"), None)
                     add(f"{inside}{key}", layer, weight, [bias], weight.shape[1], len(weight) // parts, bound,
