@@ -11,6 +11,7 @@ import math
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +21,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from . import data
-from .report import OPTIMIZERS, _as_it_was, _to_model, report
+from .curvature import NoOutputs, call, map_tensors
+from .report import OPTIMIZERS, _as_it_was, _put_to_eval, _to_model, report
 
 #: Data sets that --data knows, and the shape of one of their pictures.
 PICTURES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28),
@@ -201,14 +203,15 @@ def _model(args):
 def _batch(args):
     if ":" in args.data:
         batch = _call(args.data, "make_batch")
-        if not (isinstance(batch, (tuple, list)) and len(batch) == 2
-                and all(isinstance(part, torch.Tensor) for part in batch)):
-            raise Refused(f"{args.data} must return a pair of tensors (inputs, targets)")
+        if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and _tensors(batch[0])
+                and isinstance(batch[1], torch.Tensor)):
+            raise Refused(f"{args.data} must return a pair of tensors (inputs, targets); a tuple or "
+                          "mapping of inputs is unpacked for the model")
         inputs, targets = batch
-        if not (inputs.ndim and targets.ndim):
+        shapes = [tuple(part.shape) for part in (*_tensors(inputs), targets)]
+        if () in shapes:
             raise Refused(f"{args.data} must return a batch: inputs and targets need an axis of "
-                          f"samples, they have the shapes {tuple(inputs.shape)} and "
-                          f"{tuple(targets.shape)}")
+                          f"samples, they have the shapes {' and '.join(map(str, shapes))}")
     elif args.data not in PICTURES:
         raise Refused(f"unknown data {args.data!r}; known: {', '.join(PICTURES)}, or "
                       "module:function")
@@ -222,6 +225,8 @@ def _batch(args):
         except (data.DataUnavailable, ValueError) as error:
             raise Refused(f"--data {args.data}: {error}") from error
     if args.shape:
+        if not isinstance(inputs, torch.Tensor):
+            raise Refused(f"--shape is for one tensor of inputs, {args.data} gave several")
         numbers = inputs[0].numel() if len(inputs) else 0
         asked = math.prod(args.shape)
         if asked != numbers:
@@ -231,13 +236,23 @@ def _batch(args):
     return inputs, targets
 
 
+def _tensors(inputs):
+    """The tensors of a batch's inputs: one, or those of a tuple or mapping."""
+    parts = inputs.values() if isinstance(inputs, Mapping) else inputs
+    parts = parts if isinstance(inputs, (Mapping, tuple, list)) else [inputs]
+    return [part for part in parts if isinstance(part, torch.Tensor)]
+
+
 def _outputs(model, inputs, args):
     """The model's outputs, or Refused with a hint at --shape where it does not take the inputs."""
-    shape = tuple(inputs.shape)
     try:
         with _as_it_was(model), torch.no_grad():
-            outputs = model.eval()(inputs)
+            _put_to_eval(model)
+            return call(model, map_tensors(inputs, torch.clone))
+    except NoOutputs as error:
+        raise Refused(str(error)) from error
     except (Exception, SystemExit) as error:
+        shape = " and ".join(str(tuple(part.shape)) for part in _tensors(inputs))
         hint = ""
         if args.data in PICTURES:
             pictures = PICTURES[args.data]
@@ -245,12 +260,6 @@ def _outputs(model, inputs, args):
             hint = f"; pictures: --shape {','.join(map(str, pictures))}, flat: --shape {flat}"
         message = f"the model does not accept inputs of shape {shape} ({_one_line(error)}){hint}"
         raise Refused(message) from error
-    if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
-        found = (f"shape {tuple(outputs.shape)}" if isinstance(outputs, torch.Tensor)
-                 else type(outputs).__name__)
-        raise Refused(f"the model must return one tensor [N, classes], it returns {found} for "
-                      f"inputs of shape {shape}")
-    return outputs
 
 
 def _check_file(option, name):
@@ -316,16 +325,20 @@ def diagnose(args):
     _check_files(args)
     model = _model(args)
     inputs, targets = _to_model(_batch(args), next(model.parameters()))
-    if len(inputs) == 0 or len(inputs) != len(targets):
-        raise Refused(f"{args.data} gave {len(inputs)} inputs and {len(targets)} targets")
+    count = len(_tensors(inputs)[0])
+    if count == 0 or count != len(targets):
+        raise Refused(f"{args.data} gave {count} inputs and {len(targets)} targets")
     outputs = _outputs(model, inputs, args)
-    classes = outputs.shape[1]
-    if not targets.is_floating_point():
+    if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
+        classes = outputs.shape[1]
         if targets.min() < 0 or targets.max() >= classes:
             raise Refused(f"labels out of range: the model has {classes} outputs, the labels of "
                           f"{args.data} go from {int(targets.min())} to {int(targets.max())}")
         if args.loss == "mse":
             targets = F.one_hot(targets.long(), classes).to(outputs.dtype)
+    if args.loss == "mse" and targets.shape != outputs.shape:
+        raise Refused(f"--loss mse needs targets in the shape of the outputs {tuple(outputs.shape)}, "
+                      f"or labels for outputs [N, classes]; they have {tuple(targets.shape)}")
     try:
         result = report(model, LOSSES[args.loss], (inputs, targets), layers=args.layers, lr=args.lr,
                         optimizer=args.optimizer, settle=args.settle, progress=args.progress)

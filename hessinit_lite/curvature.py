@@ -252,6 +252,10 @@ def twice_differentiable(model):
         yield
 
 
+class NoOutputs(TypeError):
+    """A model that returns neither a tensor nor something with a tensor called logits."""
+
+
 def call(model, inputs):
     """`model(inputs)`, with a tuple or mapping unpacked, as one tensor of outputs."""
     if isinstance(inputs, Mapping):
@@ -262,7 +266,7 @@ def call(model, inputs):
         return outputs
     logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
     if not isinstance(logits, torch.Tensor):
-        raise TypeError(f"the model returns {type(outputs).__name__}, neither a tensor of outputs nor something "
+        raise NoOutputs(f"the model returns {type(outputs).__name__}, neither a tensor of outputs nor something "
                         "with a tensor called logits: wrap it in a module whose forward returns the outputs alone")
     return logits
 
@@ -414,6 +418,9 @@ def _gradient(of, parameters, grad_outputs):
                                     allow_unused=True)
     unused = [name for name, g in zip(parameters, gradients) if g is None]
     if unused:
+        if any(node.name() == "CheckpointFunctionBackward" for node in nodes([of])):
+            raise ValueError(f"{', '.join(unused)} lie behind a reentrant checkpoint, which autograd cannot look "
+                             "into: use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)")
         raise ValueError(f"the loss does not depend on {', '.join(unused)}: freeze them "
                          "(requires_grad=False) or pick another layer")
     if any(g.is_sparse for g in gradients):

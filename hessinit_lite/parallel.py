@@ -126,9 +126,9 @@ def gauss_newton(model, loss_fn, shard, layer=None):
 class ParallelOperator:
     """The mean over all samples of all ranks, known by its products, as a CurvatureOperator is.
 
-    `operator @ v` and `operator.matmat(V)` take one all-reduce each, which also tells every rank
-    whether all have succeeded, and with the same vectors, to the last bit. All ranks must ask for
-    the same. `.loss`, `.gradient` [P] and `.samples` are those of all ranks' samples; reading them
+    `operator @ v` takes one all-reduce, `operator.matmat(V)` another one of a number a rank before
+    (V's width). It also tells every rank whether all have succeeded, and with the same vectors, to
+    the last bit. All ranks must ask for the same. `.loss`, `.gradient` [P] and `.samples` are those of all ranks' samples; reading them
     takes no communication.
 
     Products raise, on all ranks, what those of a CurvatureOperator raise on any, with the rank's
@@ -155,7 +155,19 @@ class ParallelOperator:
     def matmat(self, matrix, memory=None):
         """The product with a matrix [P, K], as [P, K]. memory: as a CurvatureOperator's."""
         columns = getattr(matrix, "shape", ())[1:]
+        self._check_width(math.prod(columns))
         return self._mean(matrix, columns, lambda: self._local.matmat(matrix, memory))
+
+    def _check_width(self, columns):
+        """ValueError on all ranks if they bring matrices of different widths: no sum could hold them."""
+        widths = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=self.device)
+        widths[dist.get_rank()] = columns
+        with _collective():
+            dist.all_reduce(widths)
+            widths = widths.tolist()
+        if len(set(widths)) > 1:
+            raise ValueError(f"the ranks multiply matrices of different widths ({widths}): give all "
+                             "the same columns")
 
     def agree(self, vectors):
         """`vectors` of rank 0, on all ranks. Raises RuntimeError when a rank dies."""

@@ -169,6 +169,7 @@ def register():
         setup(NAME)
     except (ImportError, AttributeError, TypeError) as error:
         raise Unavailable(f"torch {torch.__version__} has no Python backends: {error}") from error
+    getattr(torch, NAME).get_amp_supported_dtype = lambda: [torch.bfloat16]  # checkpointing asks for it
     library = torch.library.Library("_", "IMPL")
     library.fallback(lambda operation, *args, **kwargs: _run(operation, args, kwargs), "PrivateUse1")
     return library  # lives as long as the cache

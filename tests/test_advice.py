@@ -247,3 +247,43 @@ def test_the_command_line_asks_the_same(tmp_path, monkeypatch, capsys):
     assert main([*arguments, "--settle", "20", "--optimizer", "adamw"]) == 0
     shown = capsys.readouterr().out
     assert "averaged over 20 passes" in shown and "is not judged: adamw" in shown
+
+
+LANGUAGE_MODEL = '''
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(11, 8), nn.Linear(8, 11)
+
+    def forward(self, tokens, scale):
+        return {"logits": self.head(torch.tanh(scale * self.table(tokens)))}
+
+
+def net():
+    return Net()
+
+
+def text():
+    tokens = torch.arange(40).reshape(4, 10) % 11
+    targets = (tokens + 1) % 11
+    targets[0, :3] = -100
+    return {"tokens": tokens, "scale": torch.ones(4, 1, 1)}, targets
+'''
+
+
+def test_the_command_line_reads_named_inputs_and_sequences(tmp_path, monkeypatch, capsys):
+    from hessinit_lite.__main__ import main
+    (tmp_path / "their_text.py").write_text(LANGUAGE_MODEL)
+    monkeypatch.chdir(tmp_path)
+    arguments = ["diagnose", "their_text:net", "--data", "their_text:text"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "table" in shown and "head" in shown and "4 samples" in shown
+    for wrong, words in ((["--shape", "2,5"], "--shape is for one tensor"),
+                         (["--loss", "mse"], "targets in the shape of the outputs (4, 10, 11)")):
+        assert main([*arguments, *wrong]) == 2
+        assert words in capsys.readouterr().err

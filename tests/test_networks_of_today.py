@@ -755,3 +755,28 @@ def test_a_model_that_changes_its_inputs_leaves_the_batch():
         x = X.clone()
         question(model, F.mse_loss, (x, T))
         assert torch.equal(x, X)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpoints(reentrant):
+    """Recomputed layers are answered; torch's older kind hides its weights from autograd: refused with words."""
+    class Recomputing(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x):
+            part = torch.utils.checkpoint.checkpoint
+            z = part(lambda x: torch.tanh(self.a(x)), x.requires_grad_(reentrant), use_reentrant=reentrant)
+            return self.b(z)
+
+    torch.manual_seed(0)
+    model, batch = Recomputing().double(), (torch.randn(6, 4).double(), torch.arange(6) % 3)
+    if reentrant:
+        for ask in (hl.hessian, hl.gauss_newton, hl.layer_norms):
+            with pytest.raises(ValueError, match="a.weight.* behind a reentrant checkpoint.*use_reentrant=False"):
+                ask(model, F.cross_entropy, batch)
+    else:
+        plain = nn.Sequential(model.a, nn.Tanh(), model.b)
+        expected = hl.layer_norms(plain, F.cross_entropy, batch)
+        assert list(hl.layer_norms(model, F.cross_entropy, batch).values()) == pytest.approx(list(expected.values()))

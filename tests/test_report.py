@@ -528,7 +528,7 @@ BAD = {
     "not callable": (["theirs:NUMBER"], "is no function but int"),
     "raises": (["theirs:raises"], r"raised KeyError: 'width' \(theirs.py, line \d+\)"),
     "no model": (["theirs:a_dict"], "returned dict, not a torch.nn.Module"),
-    "tuple": (["theirs:pair"], "it returns tuple"),
+    "tuple": (["theirs:pair"], "the model returns tuple"),
     "flat inputs": (["theirs:convnet"], r"does not accept inputs of shape \(256, 64\).*--shape 1,8,8"),
     "wrong shape": (["theirs:convnet", "--shape", "1,28,28"], "has 784 numbers, but an input of digits has 64"),
     "labels": (["theirs:seven_classes"], "labels out of range: the model has 7 outputs, .* from 0 to 9"),
