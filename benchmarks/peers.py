@@ -37,8 +37,8 @@ from torch import nn
 from tqdm import tqdm
 
 import hessinit_lite as hl
-from hessinit_lite.explore import _draw
-from hessinit_lite.figures import BLUE, GREEN, ORANGE, PURPLE, SKY
+from hessinit_lite.lab.explorable import draw as drawn
+from hessinit_lite.plots import BLUE, GREEN, ORANGE, PURPLE, SKY, to_svg
 
 OUT = Path(__file__).resolve().parent.parent / "book" / "how-fast"
 PRODUCTS, ERROR, TRACE_ERROR, MOST_SAMPLES = 20, 1e-3, 0.015, 96
@@ -786,7 +786,7 @@ def write(results):
     (OUT / "table.md").write_text(table(results))
     figures = {"costs": costs_figure, "scaling": scaling_figure}
     for name, draw in figures.items() if results["scaling"] else [("costs", costs_figure)]:
-        svg = _draw(lambda: draw(results), {}, "svg")
+        svg = drawn(lambda: draw(results), {}, to_svg)
         (OUT / f"{name}.svg").write_text(svg.replace("currentColor", "#1f2328"))
         (OUT / f"{name}-dark.svg").write_text(svg.replace("currentColor", "#d6d9dd"))
 

@@ -1,23 +1,78 @@
-"""Initialization and curvature of deep networks, small enough to read. See README.md."""
+"""Initialization and curvature of deep networks, small enough to read. See README.md.
 
-from . import figures, parallel
-from .architectures import EfficientNet, GoogLeNet, LeNet5, ResNet18, SkipGram, TinyTransformer
-from .chain_rule import layer_blocks, layer_norms, layer_spectra, layer_traces
-from .corpus import Corpus, docstrings, draw_negatives, text8
+Every name below is found here (`import hessinit_lite as hl`, `hl.report`); its file is loaded when
+it is first asked for, so that the core loads neither matplotlib nor scikit-learn.
+"""
+
+import importlib
+
+from . import parallel
+from .chain_rule import layer_blocks, layer_gradients, layer_norms, layer_spectra, layer_traces
 from .curvature import gauss_newton, hessian
-from .data import Data, DataUnavailable, cifar10, digits, fashion_mnist, mnist
-from .explore import explore
 from .losses import output_curvature
 from .models import ACTIVATIONS, MLP, weight_layers
 from .principle import InitReport, hessian_init_
-from .report import CurvatureReport, report
-from .results import Results
 from .schemes import SCHEMES, init_
-from .spectrum import (Estimate, frobenius_norm, gradient_quotient, spectral_density, top_eigenpairs,
-                       top_eigenvalues, trace)
-from .training import Run, accuracy, sweep, train
-from .variance import (FixedPoint, correlation_map, correlation_profile, cross_moments, dropout_factor,
-                       edge_of_chaos, fixed_point, fluctuation_profile, gain, gradient_profile,
-                       second_moments, variance_profile)
+from .spectrum import (
+    Estimate,
+    frobenius_norm,
+    gradient_quotient,
+    spectral_density,
+    top_eigenpairs,
+    top_eigenvalues,
+    trace,
+)
+from .variance import (
+    FixedPoint,
+    correlation_map,
+    correlation_profile,
+    cross_moments,
+    dropout_factor,
+    edge_of_chaos,
+    fixed_point,
+    fluctuation_profile,
+    gain,
+    gradient_profile,
+    second_moments,
+    variance_profile,
+)
 
 __version__ = "0.1.0"
+
+_ELSEWHERE = {
+    "diagnosis": ("CurvatureReport", "report"),
+    "lab.corpus": ("Corpus", "docstrings", "draw_negatives", "text8"),
+    "lab.data": ("Data", "DataUnavailable", "cifar10", "digits", "fashion_mnist", "mnist"),
+    "lab.explorable": ("explore",),
+    "lab.networks": (
+        "EfficientNet",
+        "GoogLeNet",
+        "LeNet5",
+        "ResNet18",
+        "SkipGram",
+        "TinyTransformer",
+    ),
+    "lab.results": ("Results",),
+    "lab.training": ("Run", "accuracy", "sweep", "train"),
+}
+_HOME = {name: module for module, names in _ELSEWHERE.items() for name in names}
+_MODULES = {"figures": "lab.figures", "results": "lab.results", "plots": "plots"}
+__all__ = sorted(
+    [
+        *(name for name in globals() if not name.startswith("_") and name != "importlib"),
+        *_HOME,
+        *_MODULES,
+    ]
+)
+
+
+def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(f".{_MODULES[name]}", __name__)
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+
+
+def __dir__():
+    return __all__

@@ -20,13 +20,18 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from . import data
-from .curvature import NoOutputs, call, map_tensors
-from .report import OPTIMIZERS, _as_it_was, _put_to_eval, _to_model, report
+from .autograd import NoOutputs, call, map_tensors
+from .diagnosis.measure import as_it_was, put_to_eval, to_model
+from .diagnosis.report import OPTIMIZERS, report
+from .lab import data
 
 #: Data sets that --data knows, and the shape of one of their pictures.
-PICTURES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28),
-            "cifar10": (3, 32, 32)}
+PICTURES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "fashion_mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+}
 LOSSES = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
 EXAMPLE = """\
 example: a file mynet.py in the current folder with a function that returns the model,
@@ -60,9 +65,10 @@ def _seed(text):
         seed = int(text)
     except ValueError:
         seed = 2**64
-    if not -2**63 <= seed < 2**64:
-        raise argparse.ArgumentTypeError("must be a whole number from -2^63 to 2^64 - 1, "
-                                         f"got {text!r}")
+    if not -(2**63) <= seed < 2**64:
+        raise argparse.ArgumentTypeError(
+            f"must be a whole number from -2^63 to 2^64 - 1, got {text!r}"
+        )
     return seed
 
 
@@ -75,46 +81,96 @@ def _positive(kind):
         if not 0 < value < float("inf"):
             raise argparse.ArgumentTypeError(f"must be a positive number, got {text!r}")
         return value
+
     return read
 
 
 def parser():
-    main = argparse.ArgumentParser(prog="hessinit-lite",
-                                   description="Curvature of neural networks at initialization.")
+    main = argparse.ArgumentParser(
+        prog="hessinit-lite", description="Curvature of neural networks at initialization."
+    )
     commands = main.add_subparsers(dest="command", required=True)
     diagnose = commands.add_parser(
-        "diagnose", help="print a curvature report of a model of yours",
+        "diagnose",
+        help="print a curvature report of a model of yours",
         description="Print a curvature report of a model of yours: signal, gradient and curvature "
         "of every layer, the learning rates that are safe, and what looks wrong. Exit code 0, or 2 "
         "with one line that says what to change.",
-        epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add = diagnose.add_argument
-    add("model", metavar="MODULE:FUNCTION", help="function without arguments that returns a "
-        "torch.nn.Module; the module is looked for in the current folder first")
-    add("--data", default="digits", metavar="NAME", help=f"{', '.join(PICTURES)}, or "
+    add(
+        "model",
+        metavar="MODULE:FUNCTION",
+        help="function without arguments that returns a "
+        "torch.nn.Module; the module is looked for in the current folder first",
+    )
+    add(
+        "--data",
+        default="digits",
+        metavar="NAME",
+        help=f"{', '.join(PICTURES)}, or "
         "MODULE:FUNCTION, a function without arguments that returns a batch (inputs, targets); "
-        "digits needs no network (default: digits)")
-    add("--shape", type=_shape, metavar="C,H,W", help="reshape every input, for instance 1,8,8 for "
-        "digits as pictures")
-    add("--batch", type=_positive(int), default=256, metavar="N", help="samples to draw from the "
-        "data (default: 256)")
-    add("--loss", choices=LOSSES, default="cross_entropy", help="mse takes labels as one-hot "
-        "vectors (default: cross_entropy)")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto is cuda where "
-        "there is one (default: auto)")
-    add("--seed", type=_seed, default=0, help="of the model's weights and of the choice of samples "
-        "(default: 0)")
+        "digits needs no network (default: digits)",
+    )
+    add(
+        "--shape",
+        type=_shape,
+        metavar="C,H,W",
+        help="reshape every input, for instance 1,8,8 for digits as pictures",
+    )
+    add(
+        "--batch",
+        type=_positive(int),
+        default=256,
+        metavar="N",
+        help="samples to draw from the data (default: 256)",
+    )
+    add(
+        "--loss",
+        choices=LOSSES,
+        default="cross_entropy",
+        help="mse takes labels as one-hot vectors (default: cross_entropy)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto is cuda where there is one (default: auto)",
+    )
+    add(
+        "--seed",
+        type=_seed,
+        default=0,
+        help="of the model's weights and of the choice of samples (default: 0)",
+    )
     add("--lr", type=_positive(float), help="a learning rate to judge")
     add("--optimizer", choices=OPTIMIZERS, default="sgd", help="what --lr is for (default: sgd)")
-    add("--settle", type=_positive(int), default=0, metavar="PASSES",
-        help="let the batch norm of a copy average over so many passes of the batch first")
-    add("--layers", nargs="+", metavar="NAME", help='only these layers, by name or pattern such as '
-        '"blocks.*"')
-    add("--plot", metavar="FILE", help="save the figure (png, svg, pdf; .png is added where the "
-        "name has no ending)")
+    add(
+        "--settle",
+        type=_positive(int),
+        default=0,
+        metavar="PASSES",
+        help="let the batch norm of a copy average over so many passes of the batch first",
+    )
+    add(
+        "--layers",
+        nargs="+",
+        metavar="NAME",
+        help='only these layers, by name or pattern such as "blocks.*"',
+    )
+    add(
+        "--plot",
+        metavar="FILE",
+        help="save the figure (png, svg, pdf; .png is added where the name has no ending)",
+    )
     add("--json", metavar="FILE", help="save all numbers")
-    add("--allow-unverified", action="store_true", help="read CIFAR-10 files whose checksum is not "
-        "the official one")
+    add(
+        "--allow-unverified",
+        action="store_true",
+        help="read CIFAR-10 files whose checksum is not the official one",
+    )
     add("--progress", action="store_true", help="show progress bars")
     add("--traceback", action="store_true", help="show where an error came from")
     return main
@@ -134,8 +190,11 @@ def _print(text, file=None):
 def _one_line(error, file=None):
     """An exception in one line; with the line of `file` (the user's module) that it passed last."""
     text = " ".join(str(error).split()) or "no message"
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-             if frame.filename == file]
+    lines = [
+        frame.lineno
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename == file
+    ]
     place = f" ({os.path.basename(file)}, line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {text[:300]}{place}"
 
@@ -156,28 +215,38 @@ def _call(path, example):
         raise Refused(f"expected module:function such as mynet:{example}, got {path!r}")
     plain = name.replace("\\", "/").removesuffix(".py")
     if plain != name or "/" in name or name.startswith("."):
-        raise Refused(f"expected module:function, got {path!r}; name the module (without .py) as "
-                      f"in an import: {_as_in_an_import(plain)}{function}")
+        raise Refused(
+            f"expected module:function, got {path!r}; name the module (without .py) as "
+            f"in an import: {_as_in_an_import(plain)}{function}"
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise Refused(f"no module {name!r}: there is no {name.replace('.', '/')}.py in the "
-                          "current folder, and none is installed") from error
-        raise Refused(f"module {name!r} cannot be imported: it needs {error.name!r}, which is not "
-                      "installed") from error
+            raise Refused(
+                f"no module {name!r}: there is no {name.replace('.', '/')}.py in the "
+                "current folder, and none is installed"
+            ) from error
+        raise Refused(
+            f"module {name!r} cannot be imported: it needs {error.name!r}, which is not installed"
+        ) from error
     except (Exception, SystemExit) as error:  # whatever the user's file does
         raise Refused(f"module {name!r} cannot be imported: {_one_line(error)}") from error
     if not hasattr(module, function):
-        known = [key for key, value in vars(module).items()
-                 if inspect.isfunction(value) and value.__module__ == module.__name__]
+        known = [
+            key
+            for key, value in vars(module).items()
+            if inspect.isfunction(value) and value.__module__ == module.__name__
+        ]
         raise Refused(f"{name} has no {function!r}; functions in it: {', '.join(known) or 'none'}")
     named = getattr(module, function)
     if not callable(named):
-        raise Refused(f"{path} is no function but {type(named).__name__}: write a function without "
-                      "arguments that returns it")
+        raise Refused(
+            f"{path} is no function but {type(named).__name__}: write a function without "
+            "arguments that returns it"
+        )
     try:
         return named()
     except (Exception, SystemExit) as error:
@@ -203,18 +272,27 @@ def _model(args):
 def _batch(args):
     if ":" in args.data:
         batch = _call(args.data, "make_batch")
-        if not (isinstance(batch, (tuple, list)) and len(batch) == 2 and _tensors(batch[0])
-                and isinstance(batch[1], torch.Tensor)):
-            raise Refused(f"{args.data} must return a pair of tensors (inputs, targets); a tuple or "
-                          "mapping of inputs is unpacked for the model")
+        if not (
+            isinstance(batch, (tuple, list))
+            and len(batch) == 2
+            and _tensors(batch[0])
+            and isinstance(batch[1], torch.Tensor)
+        ):
+            raise Refused(
+                f"{args.data} must return a pair of tensors (inputs, targets); a tuple or "
+                "mapping of inputs is unpacked for the model"
+            )
         inputs, targets = batch
         shapes = [tuple(part.shape) for part in (*_tensors(inputs), targets)]
         if () in shapes:
-            raise Refused(f"{args.data} must return a batch: inputs and targets need an axis of "
-                          f"samples, they have the shapes {' and '.join(map(str, shapes))}")
+            raise Refused(
+                f"{args.data} must return a batch: inputs and targets need an axis of "
+                f"samples, they have the shapes {' and '.join(map(str, shapes))}"
+            )
     elif args.data not in PICTURES:
-        raise Refused(f"unknown data {args.data!r}; known: {', '.join(PICTURES)}, or "
-                      "module:function")
+        raise Refused(
+            f"unknown data {args.data!r}; known: {', '.join(PICTURES)}, or module:function"
+        )
     else:
         load = getattr(data, args.data)
         if args.allow_unverified and args.data == "cifar10":
@@ -230,8 +308,10 @@ def _batch(args):
         numbers = inputs[0].numel() if len(inputs) else 0
         asked = math.prod(args.shape)
         if asked != numbers:
-            raise Refused(f"--shape {','.join(map(str, args.shape))} has {asked} numbers, but an "
-                          f"input of {args.data} has {numbers}")
+            raise Refused(
+                f"--shape {','.join(map(str, args.shape))} has {asked} numbers, but an "
+                f"input of {args.data} has {numbers}"
+            )
         inputs = inputs.reshape(len(inputs), *args.shape)
     return inputs, targets
 
@@ -246,8 +326,8 @@ def _tensors(inputs):
 def _outputs(model, inputs, args):
     """The model's outputs, or Refused with a hint at --shape where it does not take the inputs."""
     try:
-        with _as_it_was(model), torch.no_grad():
-            _put_to_eval(model)
+        with as_it_was(model), torch.no_grad():
+            put_to_eval(model)
             return call(model, map_tensors(inputs, torch.clone))
     except NoOutputs as error:
         raise Refused(str(error)) from error
@@ -285,8 +365,10 @@ def _check_files(args):
             _check_file("--plot", args.plot)
         known = FigureCanvasBase.get_supported_filetypes()
         if ending[1:].lower() not in known:
-            raise Refused(f"--plot {args.plot}: expected a name that ends in "
-                          f"{', '.join(f'.{kind}' for kind in sorted(known))}")
+            raise Refused(
+                f"--plot {args.plot}: expected a name that ends in "
+                f"{', '.join(f'.{kind}' for kind in sorted(known))}"
+            )
     if args.json is not None:
         _check_file("--json", args.json)
         if args.plot is not None and os.path.realpath(args.plot) == os.path.realpath(args.json):
@@ -298,6 +380,7 @@ def _save(args, result):
 
     The bytes are made first: what fails before them leaves an old file as it was.
     """
+
     def figure():
         drawn = io.BytesIO()
         kind = os.path.splitext(args.plot)[1][1:].lower()
@@ -324,7 +407,7 @@ def diagnose(args):
     """Print the report that `args` asks for; Refused where that cannot be done."""
     _check_files(args)
     model = _model(args)
-    inputs, targets = _to_model(_batch(args), next(model.parameters()))
+    inputs, targets = to_model(_batch(args), next(model.parameters()))
     count = len(_tensors(inputs)[0])
     if count == 0 or count != len(targets):
         raise Refused(f"{args.data} gave {count} inputs and {len(targets)} targets")
@@ -332,19 +415,32 @@ def diagnose(args):
     if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
         classes = outputs.shape[1]
         if targets.min() < 0 or targets.max() >= classes:
-            raise Refused(f"labels out of range: the model has {classes} outputs, the labels of "
-                          f"{args.data} go from {int(targets.min())} to {int(targets.max())}")
+            raise Refused(
+                f"labels out of range: the model has {classes} outputs, the labels of "
+                f"{args.data} go from {int(targets.min())} to {int(targets.max())}"
+            )
         if args.loss == "mse":
             targets = F.one_hot(targets.long(), classes).to(outputs.dtype)
     if args.loss == "mse" and targets.shape != outputs.shape:
-        raise Refused(f"--loss mse needs targets in the shape of the outputs {tuple(outputs.shape)}, "
-                      f"or labels for outputs [N, classes]; they have {tuple(targets.shape)}")
+        raise Refused(
+            f"--loss mse needs targets in the shape of the outputs {tuple(outputs.shape)}, "
+            f"or labels for outputs [N, classes]; they have {tuple(targets.shape)}"
+        )
     try:
-        result = report(model, LOSSES[args.loss], (inputs, targets), layers=args.layers, lr=args.lr,
-                        optimizer=args.optimizer, settle=args.settle, progress=args.progress)
+        result = report(
+            model,
+            LOSSES[args.loss],
+            (inputs, targets),
+            layers=args.layers,
+            lr=args.lr,
+            optimizer=args.optimizer,
+            settle=args.settle,
+            progress=args.progress,
+        )
     except torch.cuda.OutOfMemoryError as error:
-        raise Refused("the GPU's memory does not suffice: a smaller --batch, or some --layers "
-                      "only") from error
+        raise Refused(
+            "the GPU's memory does not suffice: a smaller --batch, or some --layers only"
+        ) from error
     except (Exception, SystemExit) as error:
         known = type(error) in (TypeError, ValueError)
         raise Refused(" ".join(str(error).split()) if known else _one_line(error)) from error

@@ -3,11 +3,11 @@
 Theorem 1 of Skorski et al.: H_w(k)[g, g] ≈ vᵀ H_z v with v = B A g F, where F is the layer's input,
 A the slope of its activation and B the Jacobian of what follows. Write H_z = S Σ Sᵀ per sample
 (Σ a diagonal of signs, all +1 for a convex loss) and push the columns of S back through the
-network, G = A Bᵀ S. Then the layer's Gauss-Newton block is a sum of rank-one matrices,
+network, Γ = A Bᵀ S. Then the layer's Gauss-Newton block is a sum of rank-one matrices,
 
-    H_w(k) ≈ Σ_cn ± r_cn r_cnᵀ,   r_cn = vec Σ_t G_cnt F_ntᵀ,
+    H_w(k) ≈ Σ_cn ± r_cn r_cnᵀ,   r_cn = vec Σ_t Γ_cnt F_ntᵀ,
 
-and trace, norm and spectrum follow from F and G alone: one forward pass and C backward passes for
+and trace, norm and spectrum follow from F and Γ alone: one forward pass and C backward passes for
 all layers at once. A layer that is applied at T places of a sample sums over them: the places of a
 sequence, the positions of a convolution (F is then the patch under the kernel), the calls of a
 layer that is used several times. F of an embedding is one-hot, of a bias 1, of a norm's weight the
@@ -20,362 +20,48 @@ from collections import Counter
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 
-from .curvature import check_batch, check_vectors, each_batch, gauss_newton, is_loader
-from .losses import mean_weight, output_curvature, output_root, pull_back
+from .autograd import pull_back
+from .blocks import Block, EmbeddingBlock, LayerBlock
+from .curvature import check_batch, each_batch, gauss_newton, is_loader
+from .losses import output_hessian
 from .models import WEIGHT_LAYERS, is_computed, matching, original
-from .spectrum import Estimate, frobenius_norm, gradient_quotient, top_eigenpairs, trace
+from .spectrum import Estimate, frobenius_norm, trace
 
 NORMS = ("spectral", "frobenius", "gradient")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_CHANNEL_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm, nn.GroupNorm)
+_CHANNEL_NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+)
 _TRAILING_NORMS = (nn.LayerNorm, nn.RMSNorm) if hasattr(nn, "RMSNorm") else (nn.LayerNorm,)
 NORM_LAYERS = (*_CHANNEL_NORMS, *_TRAILING_NORMS)
 #: The layers whose blocks have factors: torch's own classes. A subclass may compute anything.
-_COVERED = {nn.Linear, nn.Embedding, *_CONVOLUTIONS, nn.GroupNorm, *_TRAILING_NORMS,
-            nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d,
-            nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d}
-#: A block without factors that has more rows is not formed: its trace and Frobenius norm are estimated,
-#: from so many products.
-FORMED, ESTIMATED_FROM = 2048, 64
-
-
-class Block:
-    """A layer's Gauss-Newton block [P, P], known by its products: `.shape`, `@`, `.matmat`.
-
-    Its numbers are float64 tensors without dimension: they hold where single precision would not.
-    """
-
-    def __init__(self, operator):
-        self._operator = operator
-        self.shape, self.dtype, self.device = operator.shape, operator.dtype, operator.device
-
-    def __matmul__(self, vector):
-        return self._operator @ vector
-
-    def matmat(self, matrix, memory=None):
-        return self._operator.matmat(matrix, memory)
-
-    def _units(self):
-        """The block divided by 4^power, as an operator."""
-        return self._operator
-
-    @property
-    def is_large(self):
-        """Whether to form it would take too many products: its trace and Frobenius norm are then estimated."""
-        return self.shape[0] > FORMED
-
-    def _scaled(self, value):
-        """What was found for `_units`, for the block itself."""
-        return value.double()
-
-    def _columns(self):
-        """The unit vectors and their products, [P, 64] at a time: the whole block, in P products."""
-        chunks = torch.arange(self.shape[0], device=self.device).split(64)
-        for rows in tqdm(chunks, desc="columns", leave=False, delay=2):
-            units = torch.zeros(self.shape[0], len(rows), dtype=self.dtype, device=self.device)
-            units[rows, torch.arange(len(rows), device=self.device)] = 1
-            yield units, self._units().matmat(units)
-
-    def trace(self):
-        """The trace, exact; from P products where there are no factors."""
-        return self._scaled(sum((units * products).sum() for units, products in self._columns()))
-
-    def frobenius(self, memory=None):
-        """The Frobenius norm, exact; from P products where there are no factors."""
-        return self._scaled(sum(p.square().sum() for _, p in self._columns()).sqrt())
-
-    def norm(self, rtol=1e-4):
-        """The spectral norm: the largest magnitude of an eigenvalue."""
-        return self.spectrum(1, rtol)[0][0].abs()
-
-    def quotient(self, direction):
-        """dᵀHd / dᵀd for a direction [P] or in the shape of the weight."""
-        return self._scaled(gradient_quotient(self._units(), direction.flatten()))
-
-    def spectrum(self, k=1, rtol=1e-4):
-        """`(values, bounds)`, float64, of the k eigenvalues of largest magnitude (see `layer_spectra`)."""
-        values, bounds, _ = self._largest(k, rtol, None)
-        return values, bounds
-
-    def _largest(self, k, rtol, near):
-        """`(values, bounds, y)`: the k largest eigenvalues in magnitude, or all of a block with fewer.
-
-        y [C, N] are the coordinates r_cn·x of the first eigenvector x, and `near` is a guess of them;
-        both are None where the block has no factors.
-        """
-        if self.shape[0] <= 128:  # small enough to be formed: exact, repeated eigenvalues included
-            values, vectors, bounds = self._formed(k)
-            return values, bounds, self._coordinates(vectors[:, 0])
-        operator, start, generator = self._start(near)
-        values, vectors, bounds = top_eigenpairs(operator, min(k, len(start)), rtol, generator, start)
-        return self._scaled(values), self._scaled(bounds), self._coordinates(vectors[:, 0], operator)
-
-    def _formed(self, k):
-        eye = torch.eye(self.shape[0], dtype=self.dtype, device=self.device)
-        dense = self._units().matmat(eye).double()
-        # Averaged: eigh reads one triangle. In double: float32's often fails on matrices of low rank.
-        values, vectors = torch.linalg.eigh((dense + dense.T) / 2)
-        order = values.abs().argsort(descending=True)[:k]
-        values, vectors = values[order], vectors[:, order]
-        rounding = torch.finfo(self.dtype).eps * (len(dense) + 8) * values[0].abs()
-        return self._scaled(values), vectors.to(self.dtype), self._scaled(rounding).expand_as(values)
-
-    def _start(self, near):
-        """(operator, first vector, generator) for Lanczos. Fixed: the same input gives the same number."""
-        operator, generator = self._gram(), torch.Generator(self.device).manual_seed(0)
-        return operator, torch.randn(operator.shape[0], dtype=self.dtype, device=self.device,
-                                     generator=generator), generator
-
-    def _gram(self):
-        """An operator with the same nonzero eigenvalues, over 4^power."""
-        return self._units()
-
-    def _coordinates(self, vector, operator=None):
-        return None
-
-    def rows(self, part, of):
-        """The block of one of `of` equal parts of the weight's rows, such as the queries' of a fused projection."""
-        size = self.shape[0] // of
-        return Block(_Part(self._operator, slice(part * size, (part + 1) * size)))
-
-
-class _Part:
-    """A diagonal block of an operator: some of its rows, and the same columns."""
-
-    def __init__(self, operator, kept):
-        self.operator, self.kept, self.dtype, self.device = operator, kept, operator.dtype, operator.device
-        self.shape = (kept.stop - kept.start,) * 2
-
-    def matmat(self, matrix, memory=None):
-        whole = matrix.new_zeros(self.operator.shape[1], matrix.shape[1])
-        whole[self.kept] = matrix
-        return self.operator.matmat(whole, memory)[self.kept]
-
-    def __matmul__(self, vector):
-        return self.matmat(vector[:, None])[:, 0]
-
-
-def _balanced(factor):
-    """The factor over 2^p, and p: with entries of order 1 its squares neither under- nor overflow.
-
-    A power of 2 rounds nothing; 2^±126 still has an inverse in float32.
-    """
-    low, high = torch.aminmax(factor)
-    power = torch.frexp(torch.maximum(high, -low)).exponent.clamp(-126, 126)
-    return factor * torch.exp2(-power.to(factor.dtype)), power
-
-
-class LayerBlock(Block):
-    """One layer's Gauss-Newton block [P, P], P = d_out · d_in, held as its factors.
-
-    `inputs` F [N, T, d_in], `curvature` G [C, N, T, d_out], `signs` [C, N] (±1).
-    """
-
-    def __init__(self, inputs, curvature, signs):
-        (self._inputs, self._in_power), (self._curvature, self._out_power) = map(_balanced, (inputs, curvature))
-        self._power, self.signs = self._in_power + self._out_power, signs
-        self.shape = (inputs.shape[-1] * curvature.shape[-1],) * 2
-        self.dtype, self.device = inputs.dtype, inputs.device
-
-    @property
-    def inputs(self):
-        """F [N, T, d_in]."""
-        return self._inputs * torch.exp2(self._in_power.to(self.dtype))
-
-    @property
-    def curvature(self):
-        """G [C, N, T, d_out]."""
-        return self._curvature * torch.exp2(self._out_power.to(self.dtype))
-
-    is_large = False  # the factors give both exactly
-
-    def _scaled(self, value):
-        return value.double() * torch.exp2(2 * self._power.double())
-
-    def _units(self):
-        return _Units(self)
-
-    def _matrices(self, vectors):
-        """Rows of [K, P] as directions [K, d_out, d_in]."""
-        return vectors.reshape(len(vectors), self._curvature.shape[-1], self._inputs.shape[-1])
-
-    def _vectors(self, matrices):
-        return matrices.flatten(1)
-
-    def project(self, direction):
-        """The numbers v of Theorem 1 in the eigenbasis of H_z: Σ_t G_cntᵀ V F_nt, as [C, N].
-
-        direction: V, in the shape of the weight or flat.
-        """
-        return self._back(self._coordinates(direction.flatten()), 1)
-
-    def _project(self, matrices):
-        images = torch.einsum("nti,koi->knto", self._inputs, matrices)
-        return torch.einsum("cnto,knto->kcn", self._curvature, images)
-
-    def _back(self, tensor, times):
-        """What was made with `times` pairs of balanced factors, times 2^(power · times)."""
-        for _ in range(times):
-            for power in (self._in_power, self._out_power):
-                tensor = tensor * torch.exp2(power.to(self.dtype))
-        return tensor
-
-    def quadratic_form(self, direction):
-        """H_w(k)[V, V] of Theorem 1 for V in the shape of the weight: a tensor without dimension."""
-        return self._scaled((self.signs * self._coordinates(direction.flatten()) ** 2).sum())
-
-    def combine(self, y):
-        """The sums Σ_cn y_cn r_cn for each of y [K, C, N], as [K, P]."""
-        return self._back(self._combine(y), 1)
-
-    def _combine(self, y):
-        pulled = torch.einsum("kcn,cnto->knto", y, self._curvature)
-        return self._vectors(torch.einsum("knto,nti->koi", pulled, self._inputs))
-
-    def _products(self, vectors):
-        """Of rows [K, P], in units of 4^power."""
-        return self._combine(self.signs * self._project(self._matrices(vectors)))
-
-    def __matmul__(self, vector):
-        return self._back(self._products(check_vectors(self, vector, 1)[None])[0], 2)
-
-    def matmat(self, matrix, memory=None):
-        """The product with a matrix [P, K], as [P, K]; memory: bytes that a chunk of columns may take."""
-        return self._back(self._matmat(check_vectors(self, matrix, 2), memory), 2)
-
-    def _matmat(self, matrix, memory=None):
-        samples, places, width = self._curvature.shape[1:]
-        chunk = max(1, (memory or 2**28) // (2 * samples * places * width * self._inputs.element_size()))
-        return torch.cat([self._products(part) for part in matrix.T.split(chunk)]).T
-
-    def _start(self, near):
-        operator, start, generator = super()._start(near)
-        if near is not None and near.shape == self.signs.shape:
-            guess = near.T.flatten() if isinstance(operator, _Gram) else self._combine(near[None])[0]
-            length = torch.linalg.vector_norm(guess)
-            start = 0.3 * start / torch.linalg.vector_norm(start) + guess / torch.where(length > 0, length, 1)
-        return operator, start, generator
-
-    def _coordinates(self, vector, operator=None):
-        if isinstance(operator, _Gram):
-            return vector.view(self.signs.shape[::-1]).T
-        return self._project(self._matrices(vector[None]))[0]
-
-    def _gram(self):
-        """A smaller operator with the same nonzero eigenvalues, or the block itself; both over 4^power.
-
-        The block is R Rᵀ with the terms r_cn as columns of R; RᵀR is only [CN, CN]. A loss that
-        is not convex puts signs in between: then, and where CN > P, it is the block.
-        """
-        dual = (self._inputs.shape[1] == 1 and self.signs.numel() < self.shape[0]
-                and bool((self.signs > 0).all()))
-        return _Gram(self) if dual else self._units()
-
-    def trace(self):
-        """Σ_cn ±‖r_cn‖²: exact. ‖r_cn‖² = Σ_ts (G_cnt·G_cns)(F_nt·F_ns)."""
-        if self._inputs.shape[1] == 1:
-            sizes = (torch.linalg.vector_norm(self._curvature[:, :, 0], dim=-1)
-                     * torch.linalg.vector_norm(self._inputs[:, 0], dim=-1)) ** 2
-        else:
-            places = self._inputs @ self._inputs.mT
-            sizes = torch.stack([(g @ g.mT * places).sum((1, 2)) for g in self._curvature])
-        return self._scaled((self.signs * sizes).sum())
-
-    def frobenius(self, memory=2**28):
-        """‖H_w(k)‖_F: the Frobenius norm of the CN × CN Gram matrix r_cn·r_dm, in bands that fit memory.
-
-        With T = 1 an entry is (F_n·F_m)(G_cn·G_dm): the Gram matrices of F and of G suffice.
-        """
-        classes, samples, places, _ = self._curvature.shape
-        floats = memory // self._inputs.element_size()
-        total = self._inputs.new_zeros(())
-        if places == 1:
-            rows, flat = self._inputs[:, 0], self._curvature[:, :, 0]
-            for band in torch.arange(samples, device=self.device).split(
-                    max(1, floats // (classes**2 * samples))):
-                gram = torch.einsum("cbo,dmo->cbdm", flat[:, band], flat)
-                gram *= (rows[band] @ rows.T)[:, None]
-                total += torch.einsum("cbdm,cb,dm->", gram.square_(), self.signs[:, band], self.signs)
-        else:
-            bands = torch.arange(samples, device=self.device).split(
-                max(1, floats // (3 * classes * self.shape[0])))
-            for a in bands:
-                left = self._rows(a)
-                for b in bands:
-                    gram = left @ self._rows(b).T
-                    total += self.signs[:, a].flatten() @ gram.square_() @ self.signs[:, b].flatten()
-        return self._scaled(total.clamp(min=0).sqrt())
-
-    def _rows(self, band):
-        """The terms r_cn of some samples, [C · band, d_out · d_in]."""
-        return torch.einsum("cnto,nti->cnoi", self._curvature[:, band], self._inputs[band]).flatten(
-            2).flatten(0, 1)
-
-
-    def rows(self, part, of):
-        return LayerBlock(self.inputs, self.curvature.chunk(of, dim=-1)[part], self.signs)
-
-
-class EmbeddingBlock(LayerBlock):
-    """The block of an embedding table [V, d]: rows of tokens that the batch lacks have no curvature.
-
-    `inputs` is one-hot over the `tokens` that occur; a direction is V's transpose, restricted to them.
-    """
-
-    def __init__(self, inputs, curvature, signs, tokens, table):
-        super().__init__(inputs, curvature, signs)
-        self.tokens, self.table = tokens, table
-        self.shape = (math.prod(table),) * 2
-
-    def _matrices(self, vectors):
-        return vectors.view(-1, *self.table)[:, self.tokens].mT
-
-    def _vectors(self, matrices):
-        full = matrices.new_zeros(len(matrices), *self.table)
-        full[:, self.tokens] = matrices.mT
-        return full.flatten(1)
-
-
-class _Units:
-    """A `LayerBlock` over 4^power, as an operator."""
-
-    def __init__(self, block):
-        self.block, self.shape, self.dtype, self.device = block, block.shape, block.dtype, block.device
-
-    def __matmul__(self, vector):
-        return self.block._products(vector[None])[0]
-
-    def matmat(self, matrix, memory=None):
-        return self.block._matmat(matrix, memory)
-
-
-class _Gram:
-    """RᵀR of a `LayerBlock` over 4^power: entries (F_n·F_m)(G_cn·G_dm), never formed."""
-
-    def __init__(self, block):
-        self.inputs = block._inputs[:, 0]
-        self.curvature = block._curvature[:, :, 0].transpose(0, 1).contiguous()  # [N, C, d_out]
-        samples, width = self.inputs.shape
-        # F Fᵀ times a matrix [N, d_out], in whichever order is cheaper.
-        self.similarity = self.inputs @ self.inputs.T if samples < 2 * width else None
-        self.shape = (block.signs.numel(),) * 2
-        self.dtype, self.device = block.dtype, block.device
-
-    def __matmul__(self, vector):
-        y = vector.view(len(self.curvature), 1, -1)
-        pulled = torch.bmm(y, self.curvature)[:, 0]
-        if self.similarity is not None:
-            mixed = self.similarity @ pulled
-        else:
-            mixed = self.inputs @ (self.inputs.T @ pulled)
-        return torch.bmm(self.curvature, mixed[:, :, None]).flatten()
+_COVERED = {
+    nn.Linear,
+    nn.Embedding,
+    *_CONVOLUTIONS,
+    nn.GroupNorm,
+    *_TRAILING_NORMS,
+    nn.BatchNorm1d,
+    nn.BatchNorm2d,
+    nn.BatchNorm3d,
+    nn.InstanceNorm1d,
+    nn.InstanceNorm2d,
+    nn.InstanceNorm3d,
+}
+#: Products from which the trace and the Frobenius norm of a large block without factors are estimated.
+ESTIMATED_FROM = 64
 
 
 def _key(parameter):
     """A weight is called as its module, any other parameter by its full name."""
-    return parameter[:-len("weight")].rstrip(".") if parameter.rpartition(".")[2] == "weight" else parameter
+    return (
+        parameter[: -len("weight")].rstrip(".")
+        if parameter.rpartition(".")[2] == "weight"
+        else parameter
+    )
 
 
 def curved_weights(model, frozen=False):
@@ -391,14 +77,21 @@ def curved_weights(model, frozen=False):
     model = original(model)
     for name, module in model.named_modules():
         if isinstance(module, (*WEIGHT_LAYERS, nn.Embedding)) and is_computed(module):
-            raise ValueError(f"the weight of {name!r} is computed from other parameters: undo the parametrization "
-                             "(torch.nn.utils.parametrize.remove_parametrizations, prune.remove), or ask for "
-                             'parameters="all"')
-    weights = {name: p for name, p in model.named_parameters()
-               if p.ndim > 1 and not isinstance(_owner(model, name), NORM_LAYERS)}
+            raise ValueError(
+                f"the weight of {name!r} is computed from other parameters: undo the parametrization "
+                "(torch.nn.utils.parametrize.remove_parametrizations, prune.remove), or ask for "
+                'parameters="all"'
+            )
+    weights = {
+        name: p
+        for name, p in model.named_parameters()
+        if p.ndim > 1 and not isinstance(_owner(model, name), NORM_LAYERS)
+    }
     if not weights:
-        raise ValueError("the model has no layers to initialize or to measure: it needs a parameter with two "
-                         "dimensions or more, as those of Linear and Conv layers")
+        raise ValueError(
+            "the model has no layers to initialize or to measure: it needs a parameter with two "
+            "dimensions or more, as those of Linear and Conv layers"
+        )
     found = {_key(name): name for name, p in weights.items() if frozen or p.requires_grad}
     if not found:
         raise ValueError("every weight is frozen: set requires_grad=True on some")
@@ -421,7 +114,9 @@ def _chosen(model, parameters, layers):
         raise ValueError(f"unknown parameters {parameters!r}; known: weights, all")
     if layers is not None:
         names = {key: names[key] for key in matching(names, layers)}
-    return {key: (_owner(model, name), name.rpartition(".")[2], name) for key, name in names.items()}
+    return {
+        key: (_owner(model, name), name.rpartition(".")[2], name) for key, name in names.items()
+    }
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -429,10 +124,13 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def _is_plain(module):
     """Whether a module computes what its class in torch does: no subclass, patch, hook or compiled form."""
-    return (type(module) in _COVERED and not any(getattr(module, hooks) for hooks in _HOOKS)
-            and not {"forward", "__call__"} & vars(module).keys()
-            and getattr(module, "_compiled_call_impl", None) is None
-            and not any(getattr(nn.modules.module, f"_global{hooks}") for hooks in _HOOKS))
+    return (
+        type(module) in _COVERED
+        and not any(getattr(module, hooks) for hooks in _HOOKS)
+        and not {"forward", "__call__"} & vars(module).keys()
+        and getattr(module, "_compiled_call_impl", None) is None
+        and not any(getattr(nn.modules.module, f"_global{hooks}") for hooks in _HOOKS)
+    )
 
 
 def _uses(outputs):
@@ -453,7 +151,9 @@ def _places(layer, tensor, lead):
     if isinstance(layer, (*_CONVOLUTIONS, *_CHANNEL_NORMS)):  # [..., channels, *positions]
         return tensor.flatten(lead + 1).mT if tensor.ndim > lead + 1 else tensor.unsqueeze(lead)
     features = layer.weight.ndim if isinstance(layer, _TRAILING_NORMS) else 1
-    return tensor.reshape(*tensor.shape[:lead], -1, math.prod(tensor.shape[tensor.ndim - features:]))
+    return tensor.reshape(
+        *tensor.shape[:lead], -1, math.prod(tensor.shape[tensor.ndim - features :])
+    )
 
 
 def _patches(layer, x):
@@ -461,7 +161,11 @@ def _patches(layer, x):
     same = layer.padding == "same"
     padding = [] if layer.padding != "valid" else [0, 0] * len(layer.kernel_size)
     for axis in reversed(range(len(layer.kernel_size) if not padding else 0)):
-        total = layer.dilation[axis] * (layer.kernel_size[axis] - 1) if same else 2 * layer.padding[axis]
+        total = (
+            layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+            if same
+            else 2 * layer.padding[axis]
+        )
         padding += [total // 2, total - total // 2]
     x = F.pad(x, padding, "constant" if layer.padding_mode == "zeros" else layer.padding_mode)
     for axis, (k, stride, gap) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation)):
@@ -482,7 +186,7 @@ def _fits(layer, x, samples):
 def _factors(layer, attribute, inputs):
     """(F, fold, tokens) of one parameter of `layer`, which was called with each of `inputs`.
 
-    fold turns gradients G [C, N, T, d_out] into the `curvature` to store beside F; tokens is None but
+    fold turns gradients Γ [C, N, T, d_out] into the `curvature` to store beside F; tokens is None but
     for an embedding.
     """
     samples, like = len(inputs[0]), layer.weight
@@ -491,11 +195,18 @@ def _factors(layer, attribute, inputs):
         return ones, lambda g: g.sum(2, keepdim=True), None
     if isinstance(layer, NORM_LAYERS):
         bare = {name: torch.full_like(p, name == "weight") for name, p in layer.named_parameters()}
-        normalized = _join([_places(layer, torch.func.functional_call(layer, bare, (x,)), 1).detach()
-                            for x in inputs], 1)
+        normalized = _join(
+            [
+                _places(layer, torch.func.functional_call(layer, bare, (x,)), 1).detach()
+                for x in inputs
+            ],
+            1,
+        )
         return ones, lambda g: (g * normalized).sum(2, keepdim=True), None
     if isinstance(layer, nn.Embedding):
-        tokens, used = torch.cat([x.reshape(samples, -1) for x in inputs], dim=1).unique(return_inverse=True)
+        tokens, used = torch.cat([x.reshape(samples, -1) for x in inputs], dim=1).unique(
+            return_inverse=True
+        )
         onehot = F.one_hot(used, len(tokens)).to(like.dtype)
         if layer.padding_idx is not None:  # this row gets no gradient
             onehot[..., tokens == layer.padding_idx] = 0
@@ -508,7 +219,9 @@ def _factors(layer, attribute, inputs):
     if groups == 1 and (places == 1 or places <= width):
         return seen[:, :, 0], lambda g: g, None
 
-    def terms(g):  # the r_cn themselves: fewer numbers than F and G, and groups do not matter any more
+    def terms(
+        g,
+    ):  # the r_cn themselves: fewer numbers than F and Γ, and groups do not matter any more
         g = g.unflatten(3, (groups, -1))
         return torch.einsum("cntgo,ntgi->cngoi", g, seen).flatten(2)[:, :, None]
 
@@ -522,8 +235,8 @@ def _join(tensors, axis):
 def _factor_gradients(outputs, us, s, memory):
     """Gradients of the columns of S in each of `us`, a chunk of classes at a time.
 
-    Yields lists of (G [chunk, N, ...], apart) for each u. apart: do samples not see each other between u
-    and the outputs? Where they do not, a weight on each sample of any column is one on its G. The column
+    Yields lists of (Γ [chunk, N, ...], apart) for each u. apart: do samples not see each other between u
+    and the outputs? Where they do not, a weight on each sample of any column is one on its Γ. The column
     that is tried is a random mix of all.
     """
     generator = torch.Generator(s.device).manual_seed(0)
@@ -536,8 +249,10 @@ def _factor_gradients(outputs, us, s, memory):
     for part in columns.split(chunk):
         gradients = pull_back([outputs], us, [part], batched=True)
         if apart is None:
-            errors = [torch.stack([(g[0].flatten(1) - weights * g[1].flatten(1)).norm(), g[0].norm()])
-                      for g in gradients]
+            errors = [
+                torch.stack([(g[0].flatten(1) - weights * g[1].flatten(1)).norm(), g[0].norm()])
+                for g in gradients
+            ]
             tolerance = 4 * torch.finfo(s.dtype).eps ** 0.5
             apart = [error <= tolerance * norm for error, norm in torch.stack(errors).tolist()]
             gradients = [g[2:] for g in gradients]
@@ -565,8 +280,10 @@ def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28, laye
     from others, for patterns that fit none, and under torch.no_grad().
     """
     if not torch.is_grad_enabled():
-        raise ValueError("the layers' curvature is computed by backward passes: call this outside of "
-                         "torch.no_grad()")
+        raise ValueError(
+            "the layers' curvature is computed by backward passes: call this outside of "
+            "torch.no_grad()"
+        )
     model = original(model)
     chosen = _chosen(model, parameters, layers)
     if is_loader(batch):
@@ -576,21 +293,34 @@ def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28, laye
 
 def _blocks_of_batch(model, loss_fn, batch, memory, chosen):
     """(what the loss's mean divides by, {key: block}) of one batch."""
-    outputs, calls = _run_and_listen(model, loss_fn, batch, {m for m, _, _ in chosen.values() if _is_plain(m)})
+    outputs, calls = _run_and_listen(
+        model, loss_fn, batch, {m for m, _, _ in chosen.values() if _is_plain(m)}
+    )
+    curve = output_hessian(loss_fn, outputs, batch[1])
     samples, uses = len(outputs), _uses(outputs)
-    covered = {key: (m, attribute) for key, (m, attribute, _) in chosen.items()
-               if attribute in ("weight", "bias") and calls.get(m)
-               and uses[getattr(m, attribute)] == len(calls[m])  # else used elsewhere, too
-               and all(_fits(m, x, samples) for x, _ in calls[m])}
-    fits = outputs.ndim == 2 and outputs.shape[1] * outputs.numel() * outputs.element_size() <= memory
+    covered = {
+        key: (m, attribute)
+        for key, (m, attribute, _) in chosen.items()
+        if attribute in ("weight", "bias")
+        and calls.get(m)
+        and uses[getattr(m, attribute)] == len(calls[m])  # else used elsewhere, too
+        and all(_fits(m, x, samples) for x, _ in calls[m])
+    }
+    fits = (
+        outputs.ndim == 2 and outputs.shape[1] * outputs.numel() * outputs.element_size() <= memory
+    )
     layers = dict.fromkeys(m for m, _ in covered.values()) if fits else {}
     blocks = {}
     if layers:
-        s, signs = output_curvature(loss_fn, outputs, batch[1])
-        factors = {key: _factors(m, attribute, [x for x, _ in calls[m]])
-                   for key, (m, attribute) in covered.items()}
+        s, signs = curve.factors()
+        factors = {
+            key: _factors(m, attribute, [x for x, _ in calls[m]])
+            for key, (m, attribute) in covered.items()
+        }
         stored = {key: [] for key in covered}
-        for found in _factor_gradients(outputs, [u for m in layers for _, u in calls[m]], s, memory):
+        for found in _factor_gradients(
+            outputs, [u for m in layers for _, u in calls[m]], s, memory
+        ):
             found = iter(found)
             of = {m: [next(found) for _ in calls[m]] for m in layers}
             places = {m: _join([_places(m, g, 2) for g, _ in of[m]], 2) for m in layers}
@@ -600,12 +330,15 @@ def _blocks_of_batch(model, loss_fn, batch, memory, chosen):
             if all(apart for _, apart in of[m]):
                 inputs, _, tokens = factors[key]
                 curvature = _join(stored.pop(key), 0)
-                blocks[key] = (LayerBlock(inputs, curvature, signs) if tokens is None else
-                               EmbeddingBlock(inputs, curvature, signs, tokens, tuple(m.weight.shape)))
+                blocks[key] = (
+                    LayerBlock(inputs, curvature, signs)
+                    if tokens is None
+                    else EmbeddingBlock(inputs, curvature, signs, tokens, tuple(m.weight.shape))
+                )
     for key, (_, _, name) in chosen.items():
         if key not in blocks:
             blocks[key] = Block(gauss_newton(model, loss_fn, batch, layer=name))
-    return mean_weight(loss_fn, outputs, batch[1]), {key: blocks[key] for key in chosen}
+    return curve.mass, {key: blocks[key] for key in chosen}
 
 
 def _run_and_listen(model, loss_fn, batch, layers):
@@ -630,6 +363,7 @@ def _run_and_listen(model, loss_fn, batch, layers):
 
 def _joined_blocks(model, loss_fn, loader, memory, chosen):
     """The blocks of all batches of a loader, joined along the samples."""
+
     def factored(batch):
         mass, blocks = _blocks_of_batch(model, loss_fn, batch, memory, chosen)
         return mass, {key: b if type(b) is LayerBlock else None for key, b in blocks.items()}
@@ -639,12 +373,17 @@ def _joined_blocks(model, loss_fn, loader, memory, chosen):
     blocks = {}
     for key, (_, _, name) in chosen.items():
         found = [part[key] for part in parts]
-        alike = None not in found and len({(b._inputs.shape[1:], b._curvature.shape[2:], len(b.signs))
-                                           for b in found}) == 1
+        alike = (
+            None not in found
+            and len({(b._inputs.shape[1:], b._curvature.shape[2:], len(b.signs)) for b in found})
+            == 1
+        )
         if alike:
-            blocks[key] = LayerBlock(torch.cat([b.inputs for b in found]),
-                                     torch.cat([b.curvature * s for b, s in zip(found, shares)], dim=1),
-                                     torch.cat([b.signs for b in found], dim=1))
+            blocks[key] = LayerBlock(
+                torch.cat([b.inputs for b in found]),
+                torch.cat([b.curvature * s for b, s in zip(found, shares)], dim=1),
+                torch.cat([b.signs for b in found], dim=1),
+            )
         else:
             blocks[key] = Block(gauss_newton(model, loss_fn, loader, layer=name))
     return blocks
@@ -661,15 +400,21 @@ def layer_gradients(model, loss_fn, batch, parameters="weights", layers=None):
         found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         unused = [key for key, g in zip(weights, found) if g is None]
         if unused:
-            raise ValueError(f"the loss does not depend on {', '.join(unused)}: freeze them "
-                             "(requires_grad=False) or pick other layers")
-        return mean_weight(loss_fn, outputs, part[1]), [g.to_dense() if g.is_sparse else g for g in found]
+            raise ValueError(
+                f"the loss does not depend on {', '.join(unused)}: freeze them "
+                "(requires_grad=False) or pick other layers"
+            )
+        return output_hessian(loss_fn, outputs, part[1]).mass, [
+            g.to_dense() if g.is_sparse else g for g in found
+        ]
 
     if not is_loader(batch):
         return dict(zip(weights, gradients(batch)[1]))
     masses, parts = zip(*(result for _, result in each_batch(batch, model, gradients)))
-    return {name: sum(mass * g for mass, g in zip(masses, found)) / sum(masses)
-            for name, found in zip(weights, zip(*parts))}
+    return {
+        name: sum(mass * g for mass, g in zip(masses, found)) / sum(masses)
+        for name, found in zip(weights, zip(*parts))
+    }
 
 
 def _spectra(blocks, k, rtol):
@@ -694,24 +439,33 @@ def _estimated_traces(model, loss_fn, batch, names):
 
     def squares(part):
         outputs, _ = check_batch(model, loss_fn, part)
-        root = output_root(loss_fn, outputs, part[1])
-        if root is None:
+        curve = output_hessian(loss_fn, outputs, part[1])
+        if curve.root is None:
             return None
         generator = torch.Generator(outputs.device).manual_seed(0)
         found = []
         for _ in range(ESTIMATED_FROM):
-            w = torch.empty_like(outputs, requires_grad=False).bernoulli_(0.5, generator=generator) * 2 - 1
-            gradients = pull_back([outputs], parameters, [root(w)], batched=False)
+            w = (
+                torch.empty_like(outputs, requires_grad=False).bernoulli_(0.5, generator=generator)
+                * 2
+                - 1
+            )
+            gradients = pull_back([outputs], parameters, [curve.root(w)], batched=False)
             found.append(torch.stack([g.double().square().sum() for g in gradients]))
-        return mean_weight(loss_fn, outputs, part[1]), torch.stack(found)
+        return curve.mass, torch.stack(found)
 
-    results = [result for _, result in each_batch(batch if is_loader(batch) else [batch], model, squares)]
+    results = [
+        result for _, result in each_batch(batch if is_loader(batch) else [batch], model, squares)
+    ]
     if None in results:
         return None
     total = sum(mass for mass, _ in results)
     values = sum(mass / total * found for mass, found in results)  # [draws, layers]
     errors = values.std(0) / len(values) ** 0.5
-    return {name: Estimate(*pair) for name, pair in zip(names, torch.stack([values.mean(0), errors]).T.tolist())}
+    return {
+        name: Estimate(*pair)
+        for name, pair in zip(names, torch.stack([values.mean(0), errors]).T.tolist())
+    }
 
 
 def layer_traces(model, loss_fn, batch, parameters="weights", layers=None):
@@ -724,11 +478,19 @@ def layer_traces(model, loss_fn, batch, parameters="weights", layers=None):
     Errors as `layer_blocks`.
     """
     model = original(model)
-    chosen, blocks = _chosen(model, parameters, layers), layer_blocks(model, loss_fn, batch, parameters, layers=layers)
+    chosen, blocks = (
+        _chosen(model, parameters, layers),
+        layer_blocks(model, loss_fn, batch, parameters, layers=layers),
+    )
     large = [key for key, block in blocks.items() if block.is_large]
-    guesses = _estimated_traces(model, loss_fn, batch, [chosen[key][2] for key in large]) if large else {}
-    guesses = guesses if guesses is not None else {
-        chosen[key][2]: _estimate(trace, blocks[key]) for key in large}
+    guesses = (
+        _estimated_traces(model, loss_fn, batch, [chosen[key][2] for key in large]) if large else {}
+    )
+    guesses = (
+        guesses
+        if guesses is not None
+        else {chosen[key][2]: _estimate(trace, blocks[key]) for key in large}
+    )
     exact = _on_host({key: block.trace() for key, block in blocks.items() if key not in large})
     return {key: exact[key] if key in exact else guesses[chosen[key][2]] for key in blocks}
 
@@ -754,13 +516,17 @@ def layer_spectra(model, loss_fn, batch, k=5, rtol=1e-4, parameters="weights", l
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     blocks = layer_blocks(model, loss_fn, batch, parameters, layers=layers)
-    found = {name: torch.stack([values, bounds]) for name, values, bounds in _spectra(blocks, k, rtol)}
+    found = {
+        name: torch.stack([values, bounds]) for name, values, bounds in _spectra(blocks, k, rtol)
+    }
     columns = torch.cat(list(found.values()), dim=1).cpu()  # one transfer
     parts = dict(zip(found, columns.split([each.shape[1] for each in found.values()], dim=1)))
     return {name: tuple(parts[name].tolist()) for name in blocks}
 
 
-def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4, parameters="weights", layers=None):
+def layer_norms(
+    model, loss_fn, batch, norm="spectral", rtol=1e-4, parameters="weights", layers=None
+):
     """{layer name: norm of its Gauss-Newton block}, as floats.
 
     norm: "spectral", the largest eigenvalue in magnitude, by Lanczos on the implicit block until its
@@ -782,7 +548,11 @@ def layer_norms(model, loss_fn, batch, norm="spectral", rtol=1e-4, parameters="w
     if norm == "spectral":
         found = {name: values[0].abs() for name, values, _ in _spectra(blocks, 1, rtol)}
     elif norm == "frobenius":
-        estimates = {name: _estimate(frobenius_norm, block) for name, block in blocks.items() if block.is_large}
+        estimates = {
+            name: _estimate(frobenius_norm, block)
+            for name, block in blocks.items()
+            if block.is_large
+        }
         found = {name: block.frobenius() for name, block in blocks.items() if name not in estimates}
     else:
         gradients = layer_gradients(model, loss_fn, batch, layers=layers)

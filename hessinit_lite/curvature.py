@@ -6,18 +6,25 @@ differentiate once and keep it, so that a product costs about one more gradient.
 is summed batch by batch, with one batch's graph in memory at a time.
 """
 
-import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sized
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from .losses import (differentiate, is_torchs, mean_weight, nodes, output_product, refuse_once_differentiable,
-                     seed_of)
+from .autograd import (
+    differentiate,
+    forward,
+    graph_bytes,
+    map_tensors,
+    nodes,
+    refuse_once_differentiable,
+    seed_of,
+    weight_norm_is_wrong,
+)
+from .losses import is_torchs, output_hessian
 from .models import original, weight_layers
 
 
@@ -26,11 +33,15 @@ def check_vectors(operator, vectors, ndim):
     if not isinstance(vectors, torch.Tensor):
         raise TypeError(f"expected a torch.Tensor, got {type(vectors).__name__}")
     if vectors.ndim != ndim or vectors.shape[0] != operator.shape[1]:
-        raise ValueError(f"expected {('a vector [P]', 'a matrix [P, K]')[ndim - 1]} with "
-                         f"P = {operator.shape[1]}, got shape {tuple(vectors.shape)}")
+        raise ValueError(
+            f"expected {('a vector [P]', 'a matrix [P, K]')[ndim - 1]} with "
+            f"P = {operator.shape[1]}, got shape {tuple(vectors.shape)}"
+        )
     if vectors.dtype != operator.dtype or vectors.device != operator.device:
-        raise TypeError(f"expected {operator.dtype} on {operator.device}, got {vectors.dtype} on "
-                        f"{vectors.device}: convert the vector, not the model")
+        raise TypeError(
+            f"expected {operator.dtype} on {operator.device}, got {vectors.dtype} on "
+            f"{vectors.device}: convert the vector, not the model"
+        )
     return vectors
 
 
@@ -71,7 +82,7 @@ class CurvatureOperator:
         That is a few times what the graph keeps, since a pass makes a derivative for everything that is
         kept, and its intermediate results beside: 2.5 times, as measured (benchmarks/peers.py).
         """
-        return max(1, int(2.5 * _graph_bytes(self._graph)))
+        return max(1, int(2.5 * graph_bytes(self._graph)))
 
     def _fingerprint(self):
         """Norms of the weights: edits of `.data` leave the versions as they were."""
@@ -80,7 +91,11 @@ class CurvatureOperator:
     def _guarded(self, products):
         """`products`, if the weights are those the operator was built with; else RuntimeError or NaN."""
         same = (self._fingerprint() == self._mark).all()
-        if [p._version for p in self._watched] != self._versions or self.device.type == "cpu" and not same:
+        if (
+            [p._version for p in self._watched] != self._versions
+            or self.device.type == "cpu"
+            and not same
+        ):
             raise RuntimeError("the weights changed after this operator was built: build a new one")
         return products() if self.device.type == "cpu" else products().where(same, torch.nan)
 
@@ -88,15 +103,18 @@ class CurvatureOperator:
         """Products with the rows of `vectors` ([K, P] if batched, else [P])."""
         vectors, lead = vectors.contiguous(), vectors.shape[:-1]
         sizes = [p.numel() for p in self._columns]
-        parts = [part.reshape((*lead, *p.shape)) for part, p in
-                 zip(vectors.split(sizes, dim=-1), self._columns)]
+        parts = [
+            part.reshape((*lead, *p.shape))
+            for part, p in zip(vectors.split(sizes, dim=-1), self._columns)
+        ]
         try:
             products = self._product(parts, batched)
         except RuntimeError as error:
             if "is not implemented" in str(error):
                 raise ValueError(
                     "a part of the model or of the loss cannot be differentiated twice, so it has "
-                    f"no Hessian: {error}") from error
+                    f"no Hessian: {error}"
+                ) from error
             raise
         flat = [part.reshape((*lead, -1)) for part in products]
         return torch.cat(flat, dim=-1).detach()
@@ -152,9 +170,14 @@ class CurvatureOperator:
             return self.matmat(to(m)).cpu().numpy()
 
         symmetric = self.shape[0] == self.shape[1]
-        return LinearOperator(self.shape, matvec=matvec, matmat=matmat,
-                              dtype=torch.empty(0, dtype=self.dtype).numpy().dtype,
-                              rmatvec=matvec if symmetric else None, rmatmat=matmat if symmetric else None)
+        return LinearOperator(
+            self.shape,
+            matvec=matvec,
+            matmat=matmat,
+            dtype=torch.empty(0, dtype=self.dtype).numpy().dtype,
+            rmatvec=matvec if symmetric else None,
+            rmatmat=matmat if symmetric else None,
+        )
 
 
 class LoaderOperator(CurvatureOperator):
@@ -180,7 +203,9 @@ class LoaderOperator(CurvatureOperator):
         self.samples, self._column_bytes = samples, column_bytes
 
     def _default_memory(self):
-        return 2**30  # the columns of a chunk share the batches' graphs, which cost more than a product
+        return (
+            2**30
+        )  # the columns of a chunk share the batches' graphs, which cost more than a product
 
     def _apply(self, vectors, batched):
         total = vectors.new_zeros(*vectors.shape[:-1], self.shape[0])
@@ -193,7 +218,8 @@ class LoaderOperator(CurvatureOperator):
             raise ValueError(
                 f"the loader's data changed between two passes ({self.samples} samples of loss "
                 f"{float(self.loss):.6g}, then {samples} of {float(loss):.6g}): switch off random "
-                "augmentation, random sampling, and shuffle together with drop_last")
+                "augmentation, random sampling, and shuffle together with drop_last"
+            )
         return total
 
 
@@ -216,8 +242,12 @@ def each_batch(loader, model, function):
     device = next(original(model).parameters()).device
     number = -1
     # Not tqdm(loader): its notebook form asks for two iterators, which starts a loader's workers twice.
-    with tqdm(total=len(loader) if isinstance(loader, Sized) else None, desc="batches", leave=False,
-              delay=1) as bar:
+    with tqdm(
+        total=len(loader) if isinstance(loader, Sized) else None,
+        desc="batches",
+        leave=False,
+        delay=1,
+    ) as bar:
         for number, batch in enumerate(loader):
             pair = isinstance(batch, (tuple, list)) and len(batch) == 2
             batch = map_tensors(batch, lambda tensor: tensor.to(device)) if pair else batch
@@ -231,86 +261,19 @@ def each_batch(loader, model, function):
         raise ValueError("the loader gave no batch: curvature is a mean over samples")
 
 
-def map_tensors(part, function):
-    """`function` of a tensor, or of the tensors of a tuple or mapping; anything else stays."""
-    if isinstance(part, Mapping):
-        return {key: map_tensors(each, function) for key, each in part.items()}
-    if isinstance(part, (tuple, list)):
-        return tuple(map_tensors(each, function) for each in part)
-    return function(part) if isinstance(part, torch.Tensor) else part
-
-
-@contextlib.contextmanager
-def twice_differentiable(model):
-    """Fused kernels and compiled graphs have no second derivative: plain ones in here."""
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
-            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-        if hasattr(torch.compiler, "set_stance"):
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
-        yield
-
-
-class NoOutputs(TypeError):
-    """A model that returns neither a tensor nor something with a tensor called logits."""
-
-
-def call(model, inputs):
-    """`model(inputs)`, with a tuple or mapping unpacked, as one tensor of outputs."""
-    if isinstance(inputs, Mapping):
-        outputs = model(**inputs)
-    else:
-        outputs = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
-    if isinstance(outputs, torch.Tensor):
-        return outputs
-    logits = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-    if not isinstance(logits, torch.Tensor):
-        raise NoOutputs(f"the model returns {type(outputs).__name__}, neither a tensor of outputs nor something "
-                        "with a tensor called logits: wrap it in a module whose forward returns the outputs alone")
-    return logits
-
-
-def _random_states(device):
-    states = [torch.get_rng_state()]
-    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
-
-
-def _forward(model, inputs, device):
-    """The outputs; ValueError where the forward pass draws random numbers or changes buffers.
-
-    Both are put back, and the pass is the same in every call or refused.
-    """
-    states = _random_states(device)
-    learning = any(module.training for module in model.modules())
-    buffers = [(name, b, b._version, b.clone()) for name, b in model.named_buffers()] if learning else []
-    with twice_differentiable(model):
-        outputs = call(model, map_tensors(inputs, torch.clone))  # a model may change its inputs in place
-    if any(not torch.equal(a, b) for a, b in zip(states, _random_states(device))):
-        torch.set_rng_state(states[0])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(states[1], device)
-        raise ValueError("the model draws random numbers in its forward pass (dropout in train mode?): the "
-                         "curvature would change from call to call; use model.eval()")
-    changed = [(name, b, old) for name, b, version, old in buffers if b._version != version]
-    if changed:
-        with torch.no_grad():
-            for _, buffer, old in changed:
-                buffer.copy_(old)
-        raise ValueError(f"{changed[0][0]} changes in the forward pass, in train mode: the curvature would "
-                         "change from call to call; use model.eval()")
-    return outputs
-
-
 def _check_dtypes(model):
     dtypes = {p.dtype for p in model.parameters()}
     for dtype in dtypes:
         if dtype.is_complex or dtype.itemsize < 4:
-            raise ValueError(f"the weights are {dtype}: curvature needs real numbers of single or double "
-                             "precision; measure a copy, copy.deepcopy(model).float()")
+            raise ValueError(
+                f"the weights are {dtype}: curvature needs real numbers of single or double "
+                "precision; measure a copy, copy.deepcopy(model).float()"
+            )
     if len(dtypes) > 1:
         names = " and ".join(sorted(map(str, dtypes)))
-        raise ValueError(f"the weights are {names}: give all the same precision, for instance model.float()")
+        raise ValueError(
+            f"the weights are {names}: give all the same precision, for instance model.float()"
+        )
 
 
 def check_batch(model, loss_fn, batch):
@@ -339,30 +302,38 @@ def check_batch(model, loss_fn, batch):
         random = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
         mixing = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if module.training and (random or mixing):
-            raise ValueError(f"{name or 'the model'} ({type(module).__name__}) is in train mode: "
-                             "the curvature would change from call to call; use model.eval()")
+            raise ValueError(
+                f"{name or 'the model'} ({type(module).__name__}) is in train mode: "
+                "the curvature would change from call to call; use model.eval()"
+            )
     device = next((p.device for p in model.parameters()), targets.device)
-    outputs = _forward(model, inputs, device)
+    outputs = forward(model, inputs, device)
     if is_torchs(loss_fn, F.cross_entropy, nn.CrossEntropyLoss) and not targets.is_floating_point():
         class_first = outputs.ndim > 1 and targets.shape == (outputs.shape[0], *outputs.shape[2:])
         if outputs.ndim > 2 and not class_first and targets.shape == outputs.shape[:-1]:
             outputs = outputs.movedim(-1, 1)
     classifies = loss_fn in (F.cross_entropy, F.nll_loss) or isinstance(
-        loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss))
+        loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss)
+    )
     if classifies and not targets.is_floating_point() and outputs.ndim > 1:
         classes = outputs.shape[1]
         ignored = getattr(loss_fn, "ignore_index", -100)
         if bool((((targets < 0) | (targets >= classes)) & (targets != ignored)).any()):
-            raise ValueError(f"labels out of range: the model has {classes} outputs, so labels must "
-                             f"lie in 0..{classes - 1}")
+            raise ValueError(
+                f"labels out of range: the model has {classes} outputs, so labels must "
+                f"lie in 0..{classes - 1}"
+            )
     loss = loss_fn(outputs, targets)
     if not isinstance(loss, torch.Tensor):
         raise TypeError(f"loss_fn must return a tensor with a graph, got {type(loss).__name__}")
     if loss.ndim != 0:
-        raise ValueError(f"loss_fn must return one number (a mean over the batch), got shape "
-                         f"{tuple(loss.shape)}")
+        raise ValueError(
+            f"loss_fn must return one number (a mean over the batch), got shape {tuple(loss.shape)}"
+        )
     if not bool(torch.isfinite(loss)):
-        raise ValueError(f"the loss is {loss.item()}: check the inputs and the scale of the weights")
+        raise ValueError(
+            f"the loss is {loss.item()}: check the inputs and the scale of the weights"
+        )
     return outputs, loss
 
 
@@ -386,60 +357,43 @@ def _parameters(model, layer):
     known = dict(model.named_parameters(remove_duplicate=False))
     name = layer if layer in known else f"{layer}.weight".lstrip(".")
     if name not in known:
-        raise ValueError(f"unknown layer {layer!r}; known: {', '.join(weight_layers(model))}, and the "
-                         "parameters of named_parameters()")
+        raise ValueError(
+            f"unknown layer {layer!r}; known: {', '.join(weight_layers(model))}, and the "
+            "parameters of named_parameters()"
+        )
     if not known[name].requires_grad:
         raise ValueError(f"{name} is frozen: set requires_grad=True")
     return {name: known[name]}
 
 
-@functools.lru_cache
-def _saved_names(kind):
-    return [name for name in dir(kind) if name.startswith("_saved_")]
-
-
-def _graph_bytes(tensors):
-    """Bytes of the tensors that the graph of `tensors` keeps."""
-    kept = {}
-    for node in nodes(tensors):
-        for name in _saved_names(type(node)):
-            tensor = getattr(node, name)
-            if isinstance(tensor, torch.Tensor):
-                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-    return sum(kept.values())
-
-
 def _gradient(of, parameters, grad_outputs):
     """Gradients with a graph, or ValueError naming the parameters that `of` does not reach."""
     if not of.requires_grad:
-        raise ValueError("the loss does not depend on any trainable parameter (is something "
-                         "detached, or computed under torch.no_grad()?)")
-    gradients = torch.autograd.grad(of, list(parameters.values()), grad_outputs, create_graph=True,
-                                    allow_unused=True)
+        raise ValueError(
+            "the loss does not depend on any trainable parameter (is something "
+            "detached, or computed under torch.no_grad()?)"
+        )
+    gradients = torch.autograd.grad(
+        of, list(parameters.values()), grad_outputs, create_graph=True, allow_unused=True
+    )
     unused = [name for name, g in zip(parameters, gradients) if g is None]
     if unused:
         if any(node.name() == "CheckpointFunctionBackward" for node in nodes([of])):
-            raise ValueError(f"{', '.join(unused)} lie behind a reentrant checkpoint, which autograd cannot look "
-                             "into: use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)")
-        raise ValueError(f"the loss does not depend on {', '.join(unused)}: freeze them "
-                         "(requires_grad=False) or pick another layer")
+            raise ValueError(
+                f"{', '.join(unused)} lie behind a reentrant checkpoint, which autograd cannot look "
+                "into: use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+            )
+        raise ValueError(
+            f"the loss does not depend on {', '.join(unused)}: freeze them "
+            "(requires_grad=False) or pick another layer"
+        )
     if any(g.is_sparse for g in gradients):
-        raise ValueError("an embedding has sparse=True, whose gradient cannot be differentiated again: make "
-                         "it with sparse=False (layer_norms and layer_traces take it as it is)")
+        raise ValueError(
+            "an embedding has sparse=True, whose gradient cannot be differentiated again: make "
+            "it with sparse=False (layer_norms and layer_traces take it as it is)"
+        )
     refuse_once_differentiable(gradients)
     return gradients
-
-
-@functools.lru_cache
-def _weight_norm_is_wrong():
-    """Whether torch's fused weight_norm takes the norms for constants in its second derivative."""
-    v, g = torch.tensor([[1.0, 2]], dtype=torch.float64, requires_grad=True), torch.ones(1, 1, dtype=torch.float64)
-
-    def second(weight):
-        (first,) = torch.autograd.grad(weight[0, 0], v, create_graph=True)
-        return torch.autograd.grad(first[0, 0], v)[0]
-
-    return not torch.allclose(second(torch._weight_norm(v, g, 0)), second(v * (g / v.norm(dim=1, keepdim=True))))
 
 
 def hessian(model, loss_fn, batch, layer=None):
@@ -460,19 +414,25 @@ def hessian(model, loss_fn, batch, layer=None):
     model = original(model)
     rows, columns = _rows_and_columns(model, layer)
     if is_loader(batch):
-        return LoaderOperator(batch, model, lambda part: hessian(model, loss_fn, part, layer), rows, columns)
+        return LoaderOperator(
+            batch, model, lambda part: hessian(model, loss_fn, part, layer), rows, columns
+        )
     outputs, loss = check_batch(model, loss_fn, batch)
-    if _weight_norm_is_wrong() and any(node.name().startswith("WeightNorm") for node in nodes([loss])):
-        raise ValueError("the second derivative of this torch's weight_norm is wrong, so there is no Hessian: undo "
-                         "it (torch.nn.utils.parametrize.remove_parametrizations), or ask for gauss_newton")
+    if weight_norm_is_wrong() and any(
+        node.name().startswith("WeightNorm") for node in nodes([loss])
+    ):
+        raise ValueError(
+            "the second derivative of this torch's weight_norm is wrong, so there is no Hessian: undo "
+            "it (torch.nn.utils.parametrize.remove_parametrizations), or ask for gauss_newton"
+        )
     gradients = _gradient(loss, columns, seed_of(loss))
     weights = list(rows.values())
 
     def product(vectors, batched):
         return differentiate(gradients, weights, vectors, batched)
 
-    return CurvatureOperator(rows, columns, product, lambda: gradients, loss, gradients,
-                             mean_weight(loss_fn, outputs, batch[1]))
+    mass = output_hessian(loss_fn, outputs, batch[1]).mass
+    return CurvatureOperator(rows, columns, product, lambda: gradients, loss, gradients, mass)
 
 
 def gauss_newton(model, loss_fn, batch, layer=None):
@@ -485,21 +445,22 @@ def gauss_newton(model, loss_fn, batch, layer=None):
     model = original(model)
     rows, columns = _rows_and_columns(model, layer)
     if is_loader(batch):
-        return LoaderOperator(batch, model, lambda part: gauss_newton(model, loss_fn, part, layer),
-                              rows, columns)
+        return LoaderOperator(
+            batch, model, lambda part: gauss_newton(model, loss_fn, part, layer), rows, columns
+        )
     outputs, loss = check_batch(model, loss_fn, batch)
     weights = list(rows.values())
     # Jᵀu is linear in u, so its derivative in u, taken backwards, is J v (the double-backward trick).
     u = torch.zeros_like(outputs, requires_grad=True)
     transposed = _gradient(outputs, columns, u)
-    curve, loss_gradient = output_product(loss_fn, outputs, batch[1])
+    curve = output_hessian(loss_fn, outputs, batch[1])
+    loss_gradient = curve.gradient()
 
     def product(vectors, batched):
         (jv,) = differentiate(transposed, [u], vectors, batched)
-        return differentiate([outputs], weights, [curve(jv)], batched)
+        return differentiate([outputs], weights, [curve.product(jv)], batched)
 
     def gradient():
         return differentiate([outputs], list(columns.values()), [loss_gradient], False)
 
-    return CurvatureOperator(rows, columns, product, gradient, loss, transposed,
-                             mean_weight(loss_fn, outputs, batch[1]))
+    return CurvatureOperator(rows, columns, product, gradient, loss, transposed, curve.mass)

@@ -1,17 +1,201 @@
 """Curvature of the loss in the outputs, H_z = D²_z L: its products, its root and its factors.
 
-In closed form for torch's mean cross-entropy (class weights, ignored labels, label smoothing and
-probabilities as targets included), squared error and logistic error; by autograd for any other
-twice differentiable loss.
+A class for each loss whose H_z is known in closed form, torch's mean cross-entropy (class weights,
+ignored labels, label smoothing and probabilities as targets included), squared error and logistic
+error; `ByAutograd` for any other twice differentiable loss.
 """
+
+import functools
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-_PLAIN = {"cross-entropy": (F.cross_entropy, nn.CrossEntropyLoss),
-          "squared error": (F.mse_loss, nn.MSELoss),
-          "logistic error": (F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss)}
+from .autograd import differentiate, refuse_once_differentiable, seed_of
+
+
+class OutputHessian:
+    """H_z of a loss at `outputs` [N, K, ...] (or any shape, for losses without classes).
+
+    `product(v)` and `root(w)` take v, w [..., *outputs.shape]. Of random signs w, `root` makes random
+    columns of S in H_z = S Sᵀ: E (S w)(S w)ᵀ = H_z. `mass` is what the mean over the batch divides
+    by: how much the batch counts beside others; a float, or a tensor without dimension.
+    """
+
+    def __init__(self, loss_fn, outputs, targets):
+        self.loss_fn, self.z, self.targets = loss_fn, outputs.detach(), targets
+
+    @property
+    def mass(self):
+        return float(self.targets.numel())
+
+    def gradient(self):
+        """The gradient of the loss in the outputs."""
+        z = self.z.detach().requires_grad_()
+        loss = self.loss_fn(z, self.targets)
+        return torch.autograd.grad(loss, z, seed_of(loss))[0]
+
+    def factors(self):
+        """`(S [C, N, K], signs [C, N])` with D²_{z_n} L = Σ_c signs_cn S_cn S_cnᵀ, for z [N, K]."""
+        raise NotImplementedError
+
+
+class Diagonal(OutputHessian):
+    """A loss that is a mean over single outputs: H_z is its `diagonal` [*outputs.shape]."""
+
+    @classmethod
+    def fits(cls, loss_fn, outputs, targets):
+        weights = (getattr(loss_fn, attribute, None) for attribute in ("weight", "pos_weight"))
+        return targets.shape == outputs.shape and all(w is None for w in weights)
+
+    def product(self, v):
+        return v * self.diagonal
+
+    def root(self, w):
+        return w * self.diagonal.sqrt()
+
+    def factors(self):
+        s = torch.diag_embed(self.diagonal.sqrt())
+        return s.transpose(0, 1), self.z.new_ones(self.z.shape[::-1])
+
+
+class SquaredError(Diagonal):
+    """Σ (z − t)² / M over all M outputs: H_z = 2/M."""
+
+    of = F.mse_loss, nn.MSELoss
+
+    @functools.cached_property
+    def diagonal(self):
+        return torch.full_like(self.z, 2 / self.z.numel())
+
+
+class LogisticError(Diagonal):
+    """−Σ log σ(±z) / M over all M outputs: H_z = σ(z) σ(−z) / M."""
+
+    of = F.binary_cross_entropy_with_logits, nn.BCEWithLogitsLoss
+
+    @functools.cached_property
+    def diagonal(self):
+        return torch.sigmoid(self.z) * torch.sigmoid(-self.z) / self.z.numel()
+
+
+class CrossEntropy(OutputHessian):
+    """Σ_n w_n (−log p_n) / mass, p = softmax z: H_z = a_n (diag p − p pᵀ) with a_n = w_n / mass.
+
+    Every −log p_c has the same Hessian, so that label smoothing and soft targets only change how much
+    a place counts. The classes are axis 1; every place in the other axes is a sample.
+    """
+
+    of = F.cross_entropy, nn.CrossEntropyLoss
+
+    @classmethod
+    def fits(cls, loss_fn, outputs, targets):
+        return outputs.ndim > 1
+
+    @functools.cached_property
+    def _counts_and_mass(self):
+        classes, targets = self.z.shape[1], self.targets
+        weight = getattr(self.loss_fn, "weight", None)
+        smoothing = getattr(self.loss_fn, "label_smoothing", 0.0)
+        weight = self.z.new_ones(classes) if weight is None else weight.to(self.z)
+        if targets.is_floating_point():
+            q = targets.to(self.z) * (1 - smoothing) + smoothing / classes
+            counts = torch.einsum("nc...,c->n...", q, weight)
+            return counts, torch.full_like(counts[:1].sum(), counts.numel())
+        kept = targets != getattr(self.loss_fn, "ignore_index", -100)
+        own = weight[targets.where(kept, torch.zeros_like(targets))] * kept
+        return (1 - smoothing) * own + smoothing * weight.mean() * kept, own.sum()
+
+    @property
+    def mass(self):
+        return self._counts_and_mass[1]
+
+    @functools.cached_property
+    def _a(self):
+        counts, mass = self._counts_and_mass
+        return (counts / mass).unsqueeze(1)
+
+    @functools.cached_property
+    def _p(self):
+        return F.softmax(self.z, dim=1)
+
+    def product(self, v):
+        # H_z 1 = 0, so v may be shifted. Without the likeliest class nothing large cancels in p·v.
+        p, axis = self._p, 1 - self.z.ndim
+        top = p.argmax(1, keepdim=True)
+        v = v - v.gather(axis, top.expand(*v.shape[: v.ndim - self.z.ndim], *top.shape))
+        return p * (v - (p * v).sum(axis, keepdim=True)) * self._a
+
+    def root(self, w):
+        """S = √a (diag q − p qᵀ) with q = √p."""
+        q = self._p.sqrt()
+        return (q * w - self._p * (q * w).sum(1 - self.z.ndim, keepdim=True)) * self._a.sqrt()
+
+    def factors(self):
+        """H_z = a D (I − q qᵀ) D with D = diag q: K − 1 columns, since its rank is K − 1.
+
+        q = √p is a unit vector. The Householder reflection that takes it to −e_j turns the projector
+        into K − 1 columns; with j the likeliest class no digits cancel.
+        """
+        q = self._p.sqrt()
+        if q.shape[1] == 1:
+            return torch.zeros_like(q)[None], torch.ones_like(q).T
+        j, rows = q.argmax(1), torch.arange(len(q), device=q.device)
+        v = q.clone()
+        v[rows, j] += 1
+        s = -v[:, :, None] * v[:, None, :] / v[rows, j][:, None, None]  # [N, c, K]
+        s.diagonal(dim1=1, dim2=2).add_(1)
+        s[rows, j] = s[:, -1].clone()  # column j is left out
+        s = s[:, :-1] * q[:, None, :] * self._a.sqrt()[:, :, None]
+        return s.transpose(0, 1), q.new_ones(s.shape[1], len(s))
+
+
+class ByAutograd(OutputHessian):
+    """Any loss that can be differentiated twice: H_z v is the derivative of (D_z L)·v."""
+
+    root = None
+
+    @property
+    def mass(self):
+        return float(len(self.targets))  # the samples, for want of better knowledge
+
+    @functools.cached_property
+    def _gradient(self):
+        """With its graph, in `self.z`."""
+        self.z.requires_grad_()
+        loss = self.loss_fn(self.z, self.targets)
+        (gradient,) = torch.autograd.grad(loss, self.z, seed_of(loss), create_graph=True)
+        refuse_once_differentiable([gradient])
+        return gradient
+
+    def gradient(self):
+        return self._gradient.detach()
+
+    def product(self, v):
+        return differentiate([self._gradient], [self.z], [v], batched=v.ndim > self.z.ndim)[0]
+
+    def factors(self):
+        """From the eigenvectors of every sample's own block."""
+        samples, classes = self.z.shape
+        basis = torch.eye(classes, dtype=self.z.dtype, device=self.z.device)[:, None, :]
+        # A probe on some samples must leave the others alone. Bits of their numbers tell all apart.
+        numbers = torch.arange(samples, device=self.z.device)
+        bits = range(max(1, (samples - 1).bit_length()))
+        some = torch.stack([(numbers >> bit) % 2 == 1 for bit in bits])
+        generator = torch.Generator().manual_seed(0)
+        probe = torch.randn(samples, classes, generator=generator, dtype=torch.float64).to(self.z)
+        products = self.product(
+            torch.cat([basis.expand(-1, samples, -1), probe * some[:, :, None]])
+        )
+        blocks, probed = products.split([classes, len(some)])
+        if bool(probed[~some].abs().sum() > 1e-6 * probed.abs().sum()):
+            raise ValueError(
+                "this loss couples the samples of a batch, so its curvature is no sum over samples: "
+                "use gauss_newton(...) and top_eigenvalues(...)"
+            )
+        values, vectors = torch.linalg.eigh(blocks.transpose(0, 1))
+        s = vectors.transpose(1, 2) * values.abs().sqrt()[:, :, None]
+        return s.transpose(0, 1), torch.where(values < 0, -1.0, 1.0).to(self.z.dtype).T
 
 
 def is_torchs(loss_fn, function, kind):
@@ -19,103 +203,13 @@ def is_torchs(loss_fn, function, kind):
     return loss_fn is function or (type(loss_fn) is kind and "forward" not in vars(loss_fn))
 
 
-def closed_form(loss_fn, outputs, targets):
-    """Which of the losses above `loss_fn` is; None for any other, and for a sum instead of a mean."""
-    for name, (function, kind) in _PLAIN.items():
-        if is_torchs(loss_fn, function, kind):
-            break
-    else:
-        return None
-    if getattr(loss_fn, "reduction", "mean") != "mean":
-        return None
-    if name == "cross-entropy":
-        return name if outputs.ndim > 1 else None
-    weights = (getattr(loss_fn, attribute, None) for attribute in ("weight", "pos_weight"))
-    if targets.shape != outputs.shape or any(w is not None for w in weights):
-        return None
-    return name
-
-
-def _cross_entropy_counts(loss_fn, outputs, targets):
-    """(m, mass): H_z is m_n/mass (diag p − p pᵀ) at every place n of the outputs; m: outputs without axis 1.
-
-    The loss is a weighted mean Σ_n (…) / mass. Every −log p_c has the same Hessian, so that label
-    smoothing and soft targets only change how much a place counts.
-    """
-    classes = outputs.shape[1]
-    weight = getattr(loss_fn, "weight", None)
-    smoothing = getattr(loss_fn, "label_smoothing", 0.0)
-    weight = outputs.new_ones(classes) if weight is None else weight.to(outputs)
-    if targets.is_floating_point():
-        q = targets.to(outputs) * (1 - smoothing) + smoothing / classes
-        counts = torch.einsum("nc...,c->n...", q, weight)
-        mass = torch.full_like(counts[:1].sum(), counts.numel())
-    else:
-        kept = targets != getattr(loss_fn, "ignore_index", -100)
-        own = weight[targets.where(kept, torch.zeros_like(targets))] * kept
-        counts, mass = (1 - smoothing) * own + smoothing * weight.mean() * kept, own.sum()
-    return counts, mass
-
-
-def mean_weight(loss_fn, outputs, targets):
-    """What the mean of a batch's loss divides by: how much the batch counts beside others.
-
-    Class weights and ignored labels change it. For a loss that is not known: the number of samples.
-    A float, or a tensor without dimension on the outputs' device.
-    """
-    kind = closed_form(loss_fn, outputs, targets)
-    if kind == "cross-entropy":
-        return _cross_entropy_counts(loss_fn, outputs.detach(), targets)[1]
-    return float(targets.numel() if kind else len(targets))
-
-
-def output_product(loss_fn, outputs, targets):
-    """The function v -> H_z v for v [..., *outputs.shape], and the loss's gradient in the outputs.
-
-    Raises ValueError for a loss that cannot be differentiated twice.
-    """
-    z = outputs.detach().requires_grad_()
-    kind = closed_form(loss_fn, z, targets)
-    loss = loss_fn(z, targets)
-    (gradient,) = torch.autograd.grad(loss, z, seed_of(loss), create_graph=kind is None)
-    if kind is None:
-        refuse_once_differentiable([gradient])
-        return lambda v: differentiate([gradient], [z], [v], v.ndim > z.ndim)[0], gradient.detach()
-    z = z.detach()
-    if kind == "squared error":
-        return lambda v: v * (2 / z.numel()), gradient
-    if kind == "logistic error":
-        slope = torch.sigmoid(z) * torch.sigmoid(-z) / z.numel()
-        return lambda v: v * slope, gradient
-    p, (counts, mass) = F.softmax(z, dim=1), _cross_entropy_counts(loss_fn, z, targets)
-    counts, top, axis = counts.unsqueeze(1), p.argmax(1, keepdim=True), 1 - z.ndim
-
-    def product(v):
-        # H_z 1 = 0, so v may be shifted. Without the likeliest class nothing large cancels in p·v.
-        index = top.expand(*v.shape[:v.ndim - z.ndim], *top.shape)
-        v = v - v.gather(axis, index)
-        return p * (v - (p * v).sum(axis, keepdim=True)) * counts / mass
-
-    return product, gradient
-
-
-def output_root(loss_fn, outputs, targets):
-    """The function w -> S w with H_z = S Sᵀ, for w [..., *outputs.shape]; None where it is not known.
-
-    Of random signs w it makes random columns of the root: E (S w)(S w)ᵀ = H_z. For the cross-entropy
-    S = √a (diag q − p qᵀ) with q = √p.
-    """
-    z, kind = outputs.detach(), closed_form(loss_fn, outputs, targets)
-    if kind is None:
-        return None
-    if kind == "squared error":
-        return lambda w: w * (2 / z.numel()) ** 0.5
-    if kind == "logistic error":
-        slope = (torch.sigmoid(z) * torch.sigmoid(-z) / z.numel()).sqrt()
-        return lambda w: w * slope
-    p, (counts, mass) = F.softmax(z, dim=1), _cross_entropy_counts(loss_fn, z, targets)
-    q, scale, axis = p.sqrt(), (counts / mass).sqrt().unsqueeze(1), 1 - z.ndim
-    return lambda w: (q * w - p * (q * w).sum(axis, keepdim=True)) * scale
+def output_hessian(loss_fn, outputs, targets):
+    """H_z as an object of the class above that knows `loss_fn`; a sum is left to `ByAutograd`."""
+    for known in (CrossEntropy, SquaredError, LogisticError):
+        is_mean = getattr(loss_fn, "reduction", "mean") == "mean"
+        if is_torchs(loss_fn, *known.of) and is_mean and known.fits(loss_fn, outputs, targets):
+            return known(loss_fn, outputs, targets)
+    return ByAutograd(loss_fn, outputs, targets)
 
 
 def output_curvature(loss_fn, outputs, targets):
@@ -124,110 +218,14 @@ def output_curvature(loss_fn, outputs, targets):
     C = K columns, for the cross-entropy one fewer, since its H_z ∝ diag p − p pᵀ has rank K − 1.
     Where there is no closed form, from an eigenvalue decomposition per sample. outputs: [N, K].
 
-    Raises ValueError for a loss that couples samples (its H_z has no per-sample blocks) or that
-    cannot be differentiated twice.
+    Raises:
+        ValueError: for a loss that couples samples (its H_z has no per-sample blocks) or that
+            cannot be differentiated twice.
+
+    Example:
+        >>> outputs, targets = torch.zeros(2, 3), torch.tensor([0, 2])
+        >>> s, signs = output_curvature(F.cross_entropy, outputs, targets)
+        >>> s.shape, signs.shape
+        (torch.Size([2, 2, 3]), torch.Size([2, 2]))
     """
-    samples, classes = outputs.shape
-    z = outputs.detach()
-    kind = closed_form(loss_fn, z, targets)
-    if kind == "cross-entropy" and classes > 1:
-        # H_z = a D (I − q qᵀ) D with q = √p a unit vector and D = diag q. The Householder reflection that
-        # takes q to −e_j turns the projector into K − 1 columns; with j the likeliest class no digits cancel.
-        counts, mass = _cross_entropy_counts(loss_fn, z, targets)
-        q = F.softmax(z, dim=1).sqrt()
-        j, rows = q.argmax(1), torch.arange(samples, device=z.device)
-        v = q.clone()
-        v[rows, j] += 1
-        s = -v[:, :, None] * v[:, None, :] / v[rows, j][:, None, None]  # [N, c, K]
-        s.diagonal(dim1=1, dim2=2).add_(1)
-        s[rows, j] = s[:, -1].clone()  # column j is left out
-        s = s[:, :-1] * q[:, None, :] * (counts / mass).sqrt()[:, None, None]
-        return s.transpose(0, 1), z.new_ones(classes - 1, samples)
-    if kind is not None:
-        product, _ = output_product(loss_fn, outputs, targets)
-        s = torch.diag_embed(product(torch.ones_like(z)).sqrt())
-        return s.transpose(0, 1), z.new_ones(classes, samples)
-
-    z.requires_grad_()
-    loss = loss_fn(z, targets)
-    (gradient,) = torch.autograd.grad(loss, z, seed_of(loss), create_graph=True)
-    refuse_once_differentiable([gradient])
-    basis = torch.eye(classes, dtype=z.dtype, device=z.device)[:, None, :].expand(-1, samples, -1)
-    # A probe on some samples must leave the others alone. The bits of the samples' numbers tell all apart.
-    numbers = torch.arange(samples, device=z.device)
-    some = torch.stack([(numbers >> bit) % 2 == 1 for bit in range(max(1, (samples - 1).bit_length()))])
-    probe = torch.randn(samples, classes, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(z)
-    columns = torch.cat([basis, probe * some[:, :, None]])
-    (products,) = differentiate([gradient], [z], [columns], batched=True)
-    blocks, probed = products.split([classes, len(some)])
-    if bool(probed[~some].abs().sum() > 1e-6 * probed.abs().sum()):
-        raise ValueError("this loss couples the samples of a batch, so its curvature is no sum over "
-                         "samples: use gauss_newton(...) and top_eigenvalues(...)")
-    values, vectors = torch.linalg.eigh(blocks.transpose(0, 1))
-    s = vectors.transpose(1, 2) * values.abs().sqrt()[:, :, None]
-    return s.transpose(0, 1), torch.where(values < 0, -1.0, 1.0).to(z.dtype).T
-
-
-# What a second derivative needs to know about torch's graphs.
-
-def nodes(tensors):
-    """The nodes of the graph that computed `tensors`."""
-    seen, todo = set(), [t.grad_fn for t in tensors]
-    while todo:
-        node = todo.pop()
-        if node is None or node in seen:
-            continue
-        yield node
-        seen.add(node)
-        todo.extend(following for following, _ in node.next_functions)
-
-
-def refuse_once_differentiable(tensors):
-    """ValueError if the graph of `tensors` (first derivatives) holds a once-differentiable function.
-
-    torch cuts the graph there, so a further derivative would be wrong without a word.
-    """
-    if any(node.name() == "torch::autograd::Error" for node in nodes(tensors)):
-        raise ValueError("a part of the model or of the loss is marked once_differentiable: it "
-                         "cannot be differentiated twice, so it has no Hessian")
-
-
-def seed_of(loss):
-    """The 1 that a backward pass of `loss` starts from, as a variable.
-
-    Only if it asks for a derivative itself does torch mark a once-differentiable loss in the graph.
-    """
-    return torch.ones_like(loss, requires_grad=True)
-
-
-def differentiate(outputs, inputs, vectors, batched):
-    """Vector-Jacobian products through a kept graph; zero where the graph ends.
-
-    A derivative that is constant (a loss linear in some weights) leaves no graph behind. batched: the
-    vectors have a leading axis, and so have the results; all are made in one pass.
-    """
-    live = [(o, v) for o, v in zip(outputs, vectors) if o.requires_grad]
-    results = [None] * len(inputs)
-    if live:
-        results = pull_back([o for o, _ in live], inputs, [v for _, v in live], batched)
-    lead = vectors[0].shape[:1] if batched else ()
-    return [x.new_zeros(*lead, *x.shape) if r is None else r for r, x in zip(results, inputs)]
-
-
-def pull_back(outputs, inputs, vectors, batched):
-    """`torch.autograd.grad` through a kept graph, None where an input is not reached.
-
-    batched: one pass for all columns of the vectors' leading axis; where a function in the graph
-    cannot do that (torch's group norm, custom functions, anomaly mode), one pass each.
-    """
-    def gradients(vectors, batched):
-        return torch.autograd.grad(outputs, inputs, vectors, retain_graph=True, allow_unused=True,
-                                   is_grads_batched=batched)
-
-    if not batched:
-        return gradients(vectors, False)
-    try:
-        return gradients(vectors, True)
-    except RuntimeError:  # if the fault is another one, single passes meet it, too
-        columns = [gradients(each, False) for each in zip(*vectors)]
-    return [None if parts[0] is None else torch.stack(parts) for parts in zip(*columns)]
+    return output_hessian(loss_fn, outputs, targets).factors()

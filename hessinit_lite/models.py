@@ -23,8 +23,15 @@ ACTIVATIONS = {
 }
 
 #: Layers with one weight that an initialization scheme draws.
-WEIGHT_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d,
-                 nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+WEIGHT_LAYERS = (
+    nn.Linear,
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+)
 
 
 def activation_module(name):
@@ -54,15 +61,17 @@ class MLP(nn.Module):
     Raises ValueError for a size below 1, an unknown activation or a dropout outside [0, 1).
     """
 
-    def __init__(self, in_features, width, depth, out_features, activation="relu", bias=True,
-                 dropout=0.0):
+    def __init__(
+        self, in_features, width, depth, out_features, activation="relu", bias=True, dropout=0.0
+    ):
         super().__init__()
         check_sizes(in_features=in_features, width=width, depth=depth, out_features=out_features)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
         sizes = [in_features] + [width] * (depth - 1) + [out_features]
         self.layers = nn.ModuleList(
-            nn.Linear(d_in, d_out, bias=bias) for d_in, d_out in zip(sizes, sizes[1:]))
+            nn.Linear(d_in, d_out, bias=bias) for d_in, d_out in zip(sizes, sizes[1:])
+        )
         self.activation = activation_module(activation)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
@@ -93,8 +102,13 @@ def is_computed(layer):
 
 def unsettled_batch_norms(model):
     """Names of the batch norms that have seen no batch: their averages do not normalize anything."""
-    return [name for name, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)
-            and m.num_batches_tracked is not None and not int(m.num_batches_tracked)]
+    return [
+        name
+        for name, m in model.named_modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm)
+        and m.num_batches_tracked is not None
+        and not int(m.num_batches_tracked)
+    ]
 
 
 def matching(names, patterns):
@@ -120,7 +134,8 @@ def weight_layers(model):
     layers = {name: m for name, m in model.named_modules() if isinstance(m, WEIGHT_LAYERS)}
     if not layers:
         raise ValueError(
-            "the model has no layers to initialize: it needs at least one Linear or Conv layer")
+            "the model has no layers to initialize: it needs at least one Linear or Conv layer"
+        )
     return layers
 
 
@@ -133,7 +148,8 @@ def activation_name(model):
     found = {classes[type(m)] for m in model.modules() if type(m) in classes}
     if len(found) > 1:
         raise ValueError(
-            f"the model mixes activations ({', '.join(sorted(found))}); say which with activation=")
+            f"the model mixes activations ({', '.join(sorted(found))}); say which with activation="
+        )
     return found.pop() if found else "linear"
 
 
@@ -145,4 +161,5 @@ def check_generator(generator, tensor):
     if generator is not None and generator.device.type != tensor.device.type:
         raise ValueError(
             f"the generator draws on {generator.device}, the model is on {tensor.device}: "
-            f"use torch.Generator('{tensor.device}')")
+            f"use torch.Generator('{tensor.device}')"
+        )

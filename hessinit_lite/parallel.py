@@ -40,11 +40,16 @@ def start(timeout=600.0):
 
     Raises RuntimeError outside torchrun, ValueError for a timeout that is not positive.
     """
-    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-               if name not in os.environ]
+    missing = [
+        name
+        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+        if name not in os.environ
+    ]
     if missing:
-        raise RuntimeError(f"{', '.join(missing)} not set: run this script with "
-                           "torchrun --nproc-per-node=RANKS script.py")
+        raise RuntimeError(
+            f"{', '.join(missing)} not set: run this script with "
+            "torchrun --nproc-per-node=RANKS script.py"
+        )
     if not timeout > 0:
         raise ValueError(f"timeout must be positive (seconds), got {timeout}")
     rank, ranks = (int(os.environ.get(f"LOCAL_{name}", "0")) for name in ("RANK", "WORLD_SIZE"))
@@ -75,8 +80,10 @@ def shard(batch):
     _check_started()
     ranks = dist.get_world_size()
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2) or curvature.is_loader(batch):
-        raise TypeError("shard takes one batch, a pair (inputs, targets); of a list of batches "
-                        "give every rank its own: batches[rank::ranks]")
+        raise TypeError(
+            "shard takes one batch, a pair (inputs, targets); of a list of batches "
+            "give every rank its own: batches[rank::ranks]"
+        )
     inputs, targets = batch
     if not isinstance(targets, torch.Tensor):
         raise TypeError(f"targets are a {type(targets).__name__}, expected a torch.Tensor")
@@ -96,8 +103,10 @@ def _split(part, samples, inside=False):
     if inside and (part is None or isinstance(part, (bool, int, float, str))):
         return part
     if not isinstance(part, torch.Tensor):
-        raise TypeError(f"inputs are a {type(part).__name__}, expected a torch.Tensor, or a tuple "
-                        "or mapping of tensors")
+        raise TypeError(
+            f"inputs are a {type(part).__name__}, expected a torch.Tensor, or a tuple "
+            "or mapping of tensors"
+        )
     if not part.ndim:
         raise ValueError("inputs need an axis of samples, there is a single number")
     if len(part) != samples:
@@ -166,8 +175,10 @@ class ParallelOperator:
             dist.all_reduce(widths)
             widths = widths.tolist()
         if len(set(widths)) > 1:
-            raise ValueError(f"the ranks multiply matrices of different widths ({widths}): give all "
-                             "the same columns")
+            raise ValueError(
+                f"the ranks multiply matrices of different widths ({widths}): give all "
+                "the same columns"
+            )
 
     def agree(self, vectors):
         """`vectors` of rank 0, on all ranks. Raises RuntimeError when a rank dies."""
@@ -194,11 +205,15 @@ class ParallelOperator:
             _raise(_gather(_description(error)), error)
         bad = [str(rank) for rank, mark in enumerate(marks[:, 0].tolist()) if mark == _NOT_FINITE]
         if bad:
-            raise ValueError(f"rank {', '.join(bad)} of {ranks} multiplies vectors that are not "
-                             "finite: look for the inf or nan in what they were made of")
+            raise ValueError(
+                f"rank {', '.join(bad)} of {ranks} multiplies vectors that are not "
+                "finite: look for the inf or nan in what they were made of"
+            )
         if (marks != marks[0]).any():
-            raise ValueError("the ranks multiply different vectors: draw them on one rank and pass "
-                             "them through operator.agree(vector)")
+            raise ValueError(
+                "the ranks multiply different vectors: draw them on one rank and pass "
+                "them through operator.agree(vector)"
+            )
         return buffer[:size].view(self.shape[0], *columns)
 
 
@@ -208,12 +223,18 @@ def _build(build, model, loss_fn, shard, layer):
     try:
         local = build(model, loss_fn, shard, layer)
         if dist.get_backend() == "nccl" and local.device.type != "cuda":
-            raise ValueError(f"the model is on {local.device}: move it to the device that start() "
-                             "returned")
+            raise ValueError(
+                f"the model is on {local.device}: move it to the device that start() returned"
+            )
         shapes, weights = _state(model)
         asked = {"function": build.__name__, "layer": layer, "parameters": local.names}
-        report = {"shapes": shapes, "weights": weights, "operator": asked, "mass": local.mass,
-                  "samples": getattr(local, "samples", None) or len(shard[1])}
+        report = {
+            "shapes": shapes,
+            "weights": weights,
+            "operator": asked,
+            "mass": local.mass,
+            "samples": getattr(local, "samples", None) or len(shard[1]),
+        }
         sums = torch.cat([local.gradient, local.loss.to(local.dtype)[None]])
     except Exception as caught:  # noqa: BLE001 - as in a product: the other ranks are waiting
         error = caught
@@ -230,9 +251,11 @@ def _build(build, model, loss_fn, shard, layer):
 
 def _check_started():
     if not (dist.is_available() and dist.is_initialized()):
-        raise RuntimeError("torch.distributed is not initialized: run the script under torchrun "
-                           "and call hessinit_lite.parallel.start() first; on one process use "
-                           "hessinit_lite.hessian")
+        raise RuntimeError(
+            "torch.distributed is not initialized: run the script under torchrun "
+            "and call hessinit_lite.parallel.start() first; on one process use "
+            "hessinit_lite.hessian"
+        )
 
 
 @contextlib.contextmanager
@@ -241,10 +264,12 @@ def _collective():
     try:
         yield
     except RuntimeError as error:
-        raise RuntimeError(f"rank {dist.get_rank()} waited for the others in vain: a rank died "
-                           "(its own message says why), left for another line of the program, or "
-                           "came later than the timeout of start(). "
-                           f"torch says: {error}") from error
+        raise RuntimeError(
+            f"rank {dist.get_rank()} waited for the others in vain: a rank died "
+            "(its own message says why), left for another line of the program, or "
+            "came later than the timeout of start(). "
+            f"torch says: {error}"
+        ) from error
 
 
 def _gather(what):
@@ -266,9 +291,12 @@ def _raise(descriptions, error):
         return
     kinds = {kind for kind, _ in failed.values()}
     known = {("TypeError",): TypeError, ("ValueError",): ValueError}
-    raise known.get(tuple(kinds), RuntimeError)("; ".join(
-        f"rank {rank} of {len(descriptions)} failed: {name}: {text}"
-        for rank, (name, text) in failed.items())) from error
+    raise known.get(tuple(kinds), RuntimeError)(
+        "; ".join(
+            f"rank {rank} of {len(descriptions)} failed: {name}: {text}"
+            for rank, (name, text) in failed.items()
+        )
+    ) from error
 
 
 def _factors(count, device):
@@ -289,7 +317,7 @@ def _checksum(tensor, factors):
     bits = bits.view(len(tensor), len(bits) // max(1, len(tensor)))
     total = torch.zeros(bits.shape[1], dtype=torch.int64, device=bits.device)
     few = max(1, 2**18 // max(1, bits.shape[1]))  # rows at a time, which a cache holds
-    for part, own in zip(bits.split(few), factors[:len(bits)].split(few)):
+    for part, own in zip(bits.split(few), factors[: len(bits)].split(few)):
         total += (part * own[:, None]).sum(0)
     return (total * _factors(len(total), total.device)).sum()
 
@@ -297,7 +325,7 @@ def _checksum(tensor, factors):
 def _marks(vectors, factors):
     """[_NOT_FINITE or 0, and four numbers of 16 bits], which single precision holds exactly."""
     check = _checksum(vectors, factors)
-    parts = check >> torch.arange(0, 64, 16, device=check.device) & 0xffff
+    parts = check >> torch.arange(0, 64, 16, device=check.device) & 0xFFFF
     ends = torch.stack(vectors.aminmax()) if vectors.numel() else vectors.flatten()  # nan if any is
     return torch.cat([_NOT_FINITE * ~torch.isfinite(ends).all()[None], parts])
 
@@ -315,13 +343,21 @@ def _state(model):
 def _compare(reports):
     """ValueError on all ranks if some hold another model or weights, or ask for another thing."""
     for part, words in (
-            ("shapes", "hold differently shaped models: build the same one on every rank"),
-            ("weights", ("hold different weights: draw them with the same seed, load the same "
-                         "file, or broadcast rank 0's parameters and buffers")),
-            ("operator", "ask for different operators: call the same function on every rank")):
+        ("shapes", "hold differently shaped models: build the same one on every rank"),
+        (
+            "weights",
+            (
+                "hold different weights: draw them with the same seed, load the same "
+                "file, or broadcast rank 0's parameters and buffers"
+            ),
+        ),
+        ("operator", "ask for different operators: call the same function on every rank"),
+    ):
         ranks = [rank for rank, report in enumerate(reports) if report[part] != reports[0][part]]
         if ranks:
             own, other = reports[0][part], reports[ranks[0]][part]
             name = next(n for n in {**own, **other} if own.get(n) != other.get(n))
-            raise ValueError(f"rank 0 and rank {', '.join(map(str, ranks))} {words} ({name}: "
-                             f"{own.get(name)} on rank 0, {other.get(name)} on rank {ranks[0]})")
+            raise ValueError(
+                f"rank 0 and rank {', '.join(map(str, ranks))} {words} ({name}: "
+                f"{own.get(name)} on rank 0, {other.get(name)} on rank {ranks[0]})"
+            )

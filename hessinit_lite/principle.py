@@ -24,10 +24,10 @@ class InitReport:
 
     target: float
     norm: str
-    norms: dict = field(repr=False)    #: {layer: norm of its block, measured with the final weights}
-    scales: dict = field(repr=False)   #: {layer: factor on the weights that the scheme drew}
-    converged: bool = False            #: is every norm within the tolerance of the target?
-    steps: int = 0                     #: measurements of all layers' norms
+    norms: dict = field(repr=False)  #: {layer: norm of its block, measured with the final weights}
+    scales: dict = field(repr=False)  #: {layer: factor on the weights that the scheme drew}
+    converged: bool = False  #: is every norm within the tolerance of the target?
+    steps: int = 0  #: measurements of all layers' norms
     history: list = field(default_factory=list, repr=False)  #: largest |log(norm/target)| of each
     message: str = ""
     left: list = field(default_factory=list, repr=False)
@@ -35,11 +35,19 @@ class InitReport:
 
     def __str__(self):
         width = max(map(len, self.norms))
-        rows = [f"  {name:<{width}}  {self.norms[name]:10.4g}  {self.scales[name]:10.4g}"
-                for name in self.norms]
+        rows = [
+            f"  {name:<{width}}  {self.norms[name]:10.4g}  {self.scales[name]:10.4g}"
+            for name in self.norms
+        ]
         left = [f"left as they were: {', '.join(self.left)}"] if self.left else []
-        return "\n".join([f"{self.norm} norms, target {self.target:g}: {self.message}",
-                          f"  {'layer':<{width}}  {'norm':>10}  {'scale':>10}", *rows, *left])
+        return "\n".join(
+            [
+                f"{self.norm} norms, target {self.target:g}: {self.message}",
+                f"  {'layer':<{width}}  {'norm':>10}  {'scale':>10}",
+                *rows,
+                *left,
+            ]
+        )
 
 
 def _log_errors(norms, target):
@@ -50,8 +58,19 @@ def _log_errors(norms, target):
     return (values / target).log()
 
 
-def hessian_init_(model, loss_fn, batch, target=1.0, norm="spectral", generator=None, *,
-                  scheme="forward", activation=None, tolerance=0.01, max_steps=20):
+def hessian_init_(
+    model,
+    loss_fn,
+    batch,
+    target=1.0,
+    norm="spectral",
+    generator=None,
+    *,
+    scheme="forward",
+    activation=None,
+    tolerance=0.01,
+    max_steps=20,
+):
     """Draw the weights of `model` and scale each layer until its Hessian norm is `target`, in place.
 
     model: torch.nn.Module. loss_fn: mean over the batch. batch: `(inputs, targets)`, used for
@@ -80,8 +99,10 @@ def hessian_init_(model, loss_fn, batch, target=1.0, norm="spectral", generator=
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
     if max_steps < 1 or not tolerance > 0:
-        raise ValueError(f"max_steps must be at least 1 and tolerance positive, got {max_steps!r} "
-                         f"and {tolerance!r}")
+        raise ValueError(
+            f"max_steps must be at least 1 and tolerance positive, got {max_steps!r} "
+            f"and {tolerance!r}"
+        )
     model = original(model)
     weights, left = _scaled_weights(model)
     for name, weight in weights.items():
@@ -92,8 +113,10 @@ def hessian_init_(model, loss_fn, batch, target=1.0, norm="spectral", generator=
             check_batch(model, loss_fn, batch)  # before anything is drawn
         fresh = unsettled_batch_norms(model)
         if fresh:
-            raise ValueError(f"batch norm ({fresh[0]}) has seen no batch: run some batches through the model in "
-                             "train mode first")
+            raise ValueError(
+                f"batch norm ({fresh[0]}) has seen no batch: run some batches through the model in "
+                "train mode first"
+            )
         if scheme is not None:
             init_(model, scheme, activation, generator, batch=batch)
         found = _solve_(model, weights, loss_fn, batch, target, norm, tolerance, max_steps)
@@ -112,6 +135,16 @@ def _scaled_weights(model):
         raise ValueError("every weight is frozen: set requires_grad=True on some")
     names = [key for key, name in curved_weights(model, frozen=True).items() if key not in weights]
     return weights, names
+
+
+def _damped_step(jacobian, error, radius):
+    """Newton's step for `error`, damped (Levenberg-Marquardt) until no entry is above `radius`."""
+    step = torch.linalg.lstsq(jacobian, -error[:, None]).solution[:, 0]
+    damping, eye = 1e-3, torch.eye(len(error), dtype=error.dtype)
+    while not step.abs().max() <= radius and math.isfinite(damping):
+        step = torch.linalg.solve(jacobian.T @ jacobian + damping * eye, -jacobian.T @ error)
+        damping *= 2
+    return step
 
 
 def _solve_(model, layers, loss_fn, batch, target, norm, tolerance, max_steps):
@@ -142,20 +175,18 @@ def _solve_(model, layers, loss_fn, batch, target, norm, tolerance, max_steps):
         dead = [name for name, h in norms.items() if not (math.isfinite(h) and h > 0)]
         empty = [name for name, weight in layers.items() if not bool(weight.any())]
         why = f" ({', '.join(empty)} holds only zeros)" if empty else ""
-        raise ValueError(f"the curvature of {', '.join(dead)} is zero or not finite{why}, so no scale "
-                         "brings it to the target: try another scheme or batch, or freeze weights that are "
-                         "meant to be zero and what hides behind them")
+        raise ValueError(
+            f"the curvature of {', '.join(dead)} is zero or not finite{why}, so no scale "
+            "brings it to the target: try another scheme or batch, or freeze weights that are "
+            "meant to be zero and what hides behind them"
+        )
     best = history[0], position, norms
     # The scaling law. With one layer it is empty (the scale does not matter): then try 1.
     jacobian = 2 * (torch.ones_like(eye) - eye) if n > 1 else eye
     radius = limit = 1.5  # at most a factor e^1.5 = 4.5 on a layer in one step
 
     while best[0] > math.log1p(tolerance) and len(history) < max_steps:
-        step = torch.linalg.lstsq(jacobian, -error[:, None]).solution[:, 0]
-        damping = 1e-3
-        while not step.abs().max() <= radius and math.isfinite(damping):
-            step = torch.linalg.solve(jacobian.T @ jacobian + damping * eye, -jacobian.T @ error)
-            damping *= 2
+        step = _damped_step(jacobian, error, radius)
         length = float(step.abs().max())
         if not 1e-6 <= length <= radius:
             break
@@ -185,7 +216,17 @@ def _solve_(model, layers, loss_fn, batch, target, norm, tolerance, max_steps):
     if converged:
         message = f"reached within {tolerance:.1%} after {len(history)} measurements"
     else:
-        message = (f"not reached in {len(history)} measurements: the worst layer is a factor "
-                   f"{math.exp(worst):.3g} away; these are the best weights met")
-    return InitReport(target, norm, norms, dict(zip(layers, position.exp().tolist())), converged,
-                      len(history), history, message)
+        message = (
+            f"not reached in {len(history)} measurements: the worst layer is a factor "
+            f"{math.exp(worst):.3g} away; these are the best weights met"
+        )
+    return InitReport(
+        target,
+        norm,
+        norms,
+        dict(zip(layers, position.exp().tolist())),
+        converged,
+        len(history),
+        history,
+        message,
+    )

@@ -11,22 +11,41 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from .models import WEIGHT_LAYERS, activation_module, activation_name, check_generator, is_computed, original
+from .models import (
+    WEIGHT_LAYERS,
+    activation_module,
+    activation_name,
+    check_generator,
+    is_computed,
+    original,
+)
 from .variance import dropout_factor, gain
 
+#: Schemes that draw from a normal distribution: (Var w, where from).
+NORMAL = {
+    "lecun": ("1 / fan_in", "LeCun et al. 1998"),
+    "glorot": ("2 / (fan_in + fan_out)", "Glorot & Bengio 2010, eq. 12"),
+    "he": ("2 / fan_in", "He et al. 2015, eq. 10; whatever the activation"),
+    "forward": ("g**2 / fan_in", "g: the activation's forward gain"),
+    "backward": ("g**2 / fan_out", "g: the activation's backward gain"),
+    "normal": ("std**2", "std=, the same in every layer"),
+}
+_VARIANCE = {
+    name: eval(f"lambda fan_in, fan_out, g, std: {formula}")  # so that what is said is what is done
+    for name, (formula, _) in NORMAL.items()
+}
+#: {name: what it draws}, in words.
 SCHEMES = {
-    "lecun": "normal, Var w = 1/fan_in (LeCun et al. 1998)",
-    "glorot": "normal, Var w = 2/(fan_in + fan_out) (Glorot & Bengio 2010, eq. 12)",
-    "he": "normal, Var w = 2/fan_in (He et al. 2015, eq. 10), whatever the activation",
-    "forward": "normal, Var w = g²/fan_in, g the activation's forward gain",
-    "backward": "normal, Var w = g²/fan_out, g the activation's backward gain",
+    **{
+        name: f"normal, Var w = {formula.replace('**2', '²')} ({source})"
+        for name, (formula, source) in NORMAL.items()
+    },
     "orthogonal": "random orthogonal rows or columns (Saxe et al. 2014)",
     "delta_orthogonal": "convolutions: zero but for an orthogonal matrix at the kernel's centre "
-                        "(Xiao et al. 2018); dense layers: orthogonal",
+    "(Xiao et al. 2018); dense layers: orthogonal",
     "torch": "what torch's own layers start with: uniform, Var w = 1/(3 fan_in), random biases",
-    "normal": "normal with the standard deviation std=, the same in every layer",
     "lsuv": "orthogonal, then each layer scaled to unit output variance on batch= "
-            "(Mishkin & Matas 2016)",
+    "(Mishkin & Matas 2016)",
 }
 
 
@@ -36,10 +55,10 @@ class Weight:
 
     layer: nn.Module
     weight: nn.Parameter
-    biases: list     #: parameters
+    biases: list  #: parameters
     fan_in: int
     fan_out: int
-    bound: float     #: torch's own start is uniform in ± this
+    bound: float  #: torch's own start is uniform in ± this
     bias_bound: float
     parts: int = 1
 
@@ -70,38 +89,85 @@ def drawn_weights(model):
     model, found = original(model), {}
 
     def add(name, layer, weight, biases, fan_in, fan_out, bound, bias_bound, parts=1):
-        found.setdefault(weight, (name, Weight(layer, weight, [b for b in biases if b is not None], fan_in,
-                                               fan_out, bound, bias_bound, parts)))
+        found.setdefault(
+            weight,
+            (
+                name,
+                Weight(
+                    layer,
+                    weight,
+                    [b for b in biases if b is not None],
+                    fan_in,
+                    fan_out,
+                    bound,
+                    bias_bound,
+                    parts,
+                ),
+            ),
+        )
 
     for name, layer in model.named_modules():
         inside = f"{name}." if name else ""
         if isinstance(layer, WEIGHT_LAYERS):
             if is_computed(layer):
-                raise ValueError(f"the weight of {name!r} is computed from other parameters: undo the parametrization "
-                                 "(torch.nn.utils.parametrize.remove_parametrizations, prune.remove)")
+                raise ValueError(
+                    f"the weight of {name!r} is computed from other parameters: undo the parametrization "
+                    "(torch.nn.utils.parametrize.remove_parametrizations, prune.remove)"
+                )
             fan_in, fan_out = fans(layer)  # refuses lazy layers
             bound = 1 / math.sqrt(layer.weight[0].numel())
-            bias = 0.0 if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear) else bound
+            bias = (
+                0.0
+                if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear)
+                else bound
+            )
             add(name, layer, layer.weight, [layer.bias], fan_in, fan_out, bound, bias)
         elif isinstance(layer, nn.MultiheadAttention):
             for key, weight in layer.named_parameters(recurse=False):
                 if key.endswith("proj_weight"):
                     width, made = weight.shape[1], layer.embed_dim
-                    add(f"{inside}{key}", layer, weight, [layer.in_proj_bias], width, made,
-                        math.sqrt(6 / (width + len(weight))), 0.0, len(weight) // made)
+                    add(
+                        f"{inside}{key}",
+                        layer,
+                        weight,
+                        [layer.in_proj_bias],
+                        width,
+                        made,
+                        math.sqrt(6 / (width + len(weight))),
+                        0.0,
+                        len(weight) // made,
+                    )
         elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
             for key, weight in layer.named_parameters(recurse=False):
                 if key.startswith("weight"):
                     parts = 1 if "_hr_" in key else len(weight) // layer.hidden_size  # gates
                     bound = 1 / math.sqrt(layer.hidden_size)
                     bias = getattr(layer, key.replace("weight", "bias"), None)
-                    add(f"{inside}{key}", layer, weight, [bias], weight.shape[1], len(weight) // parts, bound,
-                        bound, parts)
+                    add(
+                        f"{inside}{key}",
+                        layer,
+                        weight,
+                        [bias],
+                        weight.shape[1],
+                        len(weight) // parts,
+                        bound,
+                        bound,
+                        parts,
+                    )
     return dict(found.values())
 
 
-def init_(model, scheme, activation=None, generator=None, *, factor=1.0, dropout=None, std=None,
-          batch=None):
+def init_(
+    model,
+    scheme,
+    activation=None,
+    generator=None,
+    *,
+    factor=1.0,
+    dropout=None,
+    std=None,
+    batch=None,
+):
     """Draw the trainable weights of `model` in place, those of `drawn_weights`, and set their biases.
 
     model: torch.nn.Module. Weights stay on its device and in its dtype. Frozen weights, embeddings
@@ -130,7 +196,9 @@ def init_(model, scheme, activation=None, generator=None, *, factor=1.0, dropout
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
     weights = list(drawn_weights(model).values())
     if not weights:
-        raise ValueError("the model has no layers to initialize: it needs at least one Linear or Conv layer")
+        raise ValueError(
+            "the model has no layers to initialize: it needs at least one Linear or Conv layer"
+        )
     if not any(each.weight.requires_grad for each in weights):
         raise ValueError("every weight is frozen: set requires_grad=True on some")
     check_generator(generator, weights[0].weight)
@@ -142,8 +210,10 @@ def init_(model, scheme, activation=None, generator=None, *, factor=1.0, dropout
         if batch is None:
             raise ValueError("scheme 'lsuv' needs batch=(inputs, targets)")
         if any(not isinstance(each.layer, WEIGHT_LAYERS) for each in weights):
-            raise ValueError("scheme 'lsuv' is for dense and convolutional layers: take another for attention "
-                             "and recurrent ones")
+            raise ValueError(
+                "scheme 'lsuv' is for dense and convolutional layers: take another for attention "
+                "and recurrent ones"
+            )
     if activation is not None:
         activation_module(activation)  # refuses an unknown name, whatever the scheme
     g = 1.0
@@ -160,7 +230,9 @@ def init_(model, scheme, activation=None, generator=None, *, factor=1.0, dropout
                 scale = factor * (dropped if index else 1.0)
                 _draw_(each, scheme, 1.0 if ungained else g, scale, std, generator)
         if scheme == "lsuv":
-            _unit_output_variance_(model, [w.layer for w in weights if w.weight.requires_grad], batch[0])
+            _unit_output_variance_(
+                model, [w.layer for w in weights if w.weight.requires_grad], batch[0]
+            )
     return model
 
 
@@ -180,16 +252,9 @@ def restored_on_error(model):
 
 def _draw_(each, scheme, g, scale, std, generator):
     """Draw one weight, part by part, and its biases."""
-    deviation = {
-        "lecun": 1 / math.sqrt(each.fan_in),
-        "glorot": math.sqrt(2 / (each.fan_in + each.fan_out)),
-        "he": math.sqrt(2 / each.fan_in),
-        "forward": g / math.sqrt(each.fan_in),
-        "backward": g / math.sqrt(each.fan_out),
-        "normal": std,
-    }
-    if scheme in deviation:
-        each.weight.normal_(0.0, deviation[scheme] * scale, generator=generator)
+    if scheme in _VARIANCE:
+        deviation = math.sqrt(_VARIANCE[scheme](each.fan_in, each.fan_out, g, std))
+        each.weight.normal_(0.0, deviation * scale, generator=generator)
     elif scheme == "torch":
         each.weight.uniform_(-each.bound, each.bound, generator=generator).mul_(scale)
     elif scheme == "delta_orthogonal" and each.weight.ndim > 2:
@@ -211,7 +276,9 @@ def _delta_orthogonal_(layer, scale, generator):
     place under torch's padding="same".
     """
     layer.weight.zero_()
-    groups = layer.weight.unflatten(0, (layer.groups, -1))  # [groups, out, in, kernel ...], or in before out
+    groups = layer.weight.unflatten(
+        0, (layer.groups, -1)
+    )  # [groups, out, in, kernel ...], or in before out
     for kernel in groups:
         centre = tuple((size - 1) // 2 for size in kernel.shape[2:])
         nn.init.orthogonal_(kernel[(..., *centre)], gain=scale, generator=generator)
@@ -223,6 +290,7 @@ def _unit_output_variance_(model, layers, inputs):
     A hook corrects a layer before the next one sees its output, so one pass is enough where each
     layer is called once. A layer whose output has no variance keeps its weights.
     """
+
     def rescale(layer, _, output):  # biases are zero here
         deviation = output.std()
         scale = torch.where(deviation > 0, 1 / deviation, torch.ones_like(deviation))

@@ -27,16 +27,24 @@ class Estimate(float):
         return float(self), self.error
 
 
-_ORDER = {"LM": lambda values: values.abs(), "LA": lambda values: values, "SA": lambda values: -values}
+_ORDER = {
+    "LM": lambda values: values.abs(),
+    "LA": lambda values: values,
+    "SA": lambda values: -values,
+}
 
 
-def top_eigenvalues(operator, k=1, rtol=1e-3, generator=None, start=None, max_products=200, which="LM"):
+def top_eigenvalues(
+    operator, k=1, rtol=1e-3, generator=None, start=None, max_products=200, which="LM"
+):
     """The k eigenvalues at one end of the spectrum: `(values [k], bounds [k])` of `top_eigenpairs`."""
     values, _, bounds = top_eigenpairs(operator, k, rtol, generator, start, max_products, which)
     return values, bounds
 
 
-def top_eigenpairs(operator, k=1, rtol=1e-3, generator=None, start=None, max_products=200, which="LM"):
+def top_eigenpairs(
+    operator, k=1, rtol=1e-3, generator=None, start=None, max_products=200, which="LM"
+):
     """The k eigenpairs at one end of the spectrum, by Lanczos with full reorthogonalization.
 
     which: "LM" for the largest magnitude, "LA" for the algebraically largest, "SA" for the smallest, as
@@ -95,8 +103,12 @@ def top_eigenpairs(operator, k=1, rtol=1e-3, generator=None, start=None, max_pro
         order = _ORDER[which](ritz).argsort(descending=True)[:k]
         beta, scale = a[-1], ritz.abs().max()
         bounds = beta * vectors[-1, order].abs()
-        exhausted = beta <= torch.finfo(operator.dtype).eps * max(scale, a.abs().max()) * math.sqrt(size)
-        if len(order) == k and (exhausted or products == size or bool((bounds <= rtol * scale).all())):
+        exhausted = beta <= torch.finfo(operator.dtype).eps * max(scale, a.abs().max()) * math.sqrt(
+            size
+        )
+        if len(order) == k and (
+            exhausted or products == size or bool((bounds <= rtol * scale).all())
+        ):
             break
         if exhausted:  # invariant, but smaller than k: go on from a random direction outside it
             w = _normal(operator, generator)
@@ -107,8 +119,10 @@ def top_eigenpairs(operator, k=1, rtol=1e-3, generator=None, start=None, max_pro
             basis = torch.cat([basis, torch.empty_like(basis)])
         basis[products] = w / torch.linalg.vector_norm(w)
     else:
-        raise ValueError(f"{max_products} products did not bring the residual below rtol={rtol}: "
-                         "raise max_products or rtol")
+        raise ValueError(
+            f"{max_products} products did not bring the residual below rtol={rtol}: "
+            "raise max_products or rtol"
+        )
     to = dict(dtype=operator.dtype, device=operator.device)
     # A product's sums of P terms are themselves rounded.
     bounds = bounds + torch.finfo(operator.dtype).eps * (8 + math.sqrt(size)) * scale
@@ -130,7 +144,9 @@ def _normal(operator, generator):
 
 
 def _signs(operator, samples, generator):
-    return _random(operator, generator, lambda x, g: x.bernoulli_(0.5, generator=g) * 2 - 1, samples)
+    return _random(
+        operator, generator, lambda x, g: x.bernoulli_(0.5, generator=g) * 2 - 1, samples
+    )
 
 
 def _mean_and_error(values):
@@ -171,7 +187,7 @@ def frobenius_norm(operator, samples=32, generator=None):
     if samples < 2:
         raise ValueError(f"samples must be at least 2 for a standard error, got {samples}")
     products = operator.matmat(_signs(operator, samples, generator))
-    square, error = _mean_and_error((products ** 2).sum(0))
+    square, error = _mean_and_error((products**2).sum(0))
     norm = square.sqrt()
     return norm, error / (2 * torch.where(norm > 0, norm, torch.ones_like(norm)))
 
@@ -193,7 +209,11 @@ def spectral_density(operator, steps=32, samples=8, generator=None, memory=2**30
     chunk = max(1, memory // (steps * starts[:, 0].numel() * starts.element_size()))
     found = [_tridiagonal(operator, part, steps) for part in starts.split(chunk, dim=1)]
     diagonal, off_diagonal = (torch.cat(parts) for parts in zip(*found))
-    t = torch.diag_embed(diagonal) + torch.diag_embed(off_diagonal, 1) + torch.diag_embed(off_diagonal, -1)
+    t = (
+        torch.diag_embed(diagonal)
+        + torch.diag_embed(off_diagonal, 1)
+        + torch.diag_embed(off_diagonal, -1)
+    )
     nodes, vectors = torch.linalg.eigh(t)
     return nodes, vectors[:, 0] ** 2
 
@@ -215,7 +235,7 @@ def _tridiagonal(operator, starts, steps):
         diagonal[:, k] = (basis[:, k] * w).sum(1)
         if k + 1 == steps:
             break
-        span = basis[:, :k + 1]
+        span = basis[:, : k + 1]
         for _ in range(2):
             w = w - torch.einsum("jk,jkp->jp", torch.einsum("jkp,jp->jk", span, w), span)
         beta = torch.linalg.vector_norm(w, dim=1)
@@ -231,7 +251,10 @@ def gradient_quotient(operator, gradient):
     The value the paper plots ("evaluated on normalized gradients"). It is 0 where the gradient is.
     """
     unit = gradient
-    for order in (math.inf, 2):  # first the largest entry: squares of a deep net's gradients may leave float32
+    for order in (
+        math.inf,
+        2,
+    ):  # first the largest entry: squares of a deep net's gradients may leave float32
         norm = torch.linalg.vector_norm(unit, order)
         unit = unit / torch.where(norm > 0, norm, torch.ones_like(norm))
     return torch.dot(unit, operator @ unit)

@@ -115,7 +115,9 @@ def gradient_profile(activation, profile, weight_variance):
     return gradients[::-1]
 
 
-def fluctuation_profile(activation, depth, width, weight_variance, bias_variance=0.0, input_variance=1.0):
+def fluctuation_profile(
+    activation, depth, width, weight_variance, bias_variance=0.0, input_variance=1.0
+):
     """Predicted variance over nets of log(mean square of u) in `depth` layers of one width, as a list.
 
     To first order in depth/width. A layer passes on a relative deviation times m, the logarithmic
@@ -137,7 +139,9 @@ def fluctuation_profile(activation, depth, width, weight_variance, bias_variance
         u = math.sqrt(q) * z
         f, slope = _values_and_slopes(activation, u)
         square = float(w @ f**2)
-        share = weight_variance * square / (weight_variance * square + bias_variance)  # not the bias's
+        share = (
+            weight_variance * square / (weight_variance * square + bias_variance)
+        )  # not the bias's
         m = share * float(w @ (f * slope * u)) / square
         v = m**2 * v + share**2 * (float(w @ f**4) / square**2 - 1) / width
     return profile
@@ -199,8 +203,9 @@ def correlation_map(activation, correlation, variance=1.0, weight_variance=1.0, 
     return max(-1.0, min(1.0, covariance / total))  # rounding may reach beyond
 
 
-def correlation_profile(activation, depth, correlation, weight_variance, bias_variance=0.0,
-                        input_variance=1.0):
+def correlation_profile(
+    activation, depth, correlation, weight_variance, bias_variance=0.0, input_variance=1.0
+):
     """Predicted correlations of two inputs' pre-activations in `depth` layers, as a list.
 
     `correlation` is the inputs' cosine; both have mean square `input_variance`. Variances follow
@@ -210,17 +215,20 @@ def correlation_profile(activation, depth, correlation, weight_variance, bias_va
     profile = [(weight_variance * input_variance * correlation + bias_variance) / variances[0]]
     for q in variances[:-1]:
         known = 0 < q < math.inf and not math.isnan(profile[-1])
-        profile.append(correlation_map(activation, profile[-1], q, weight_variance, bias_variance)
-                       if known else math.nan)
+        profile.append(
+            correlation_map(activation, profile[-1], q, weight_variance, bias_variance)
+            if known
+            else math.nan
+        )
     return profile
 
 
 class FixedPoint(NamedTuple):
     """What layers settle at far from the input; see `fixed_point`."""
 
-    variance: float     #: q*, the variance of the pre-activations
+    variance: float  #: q*, the variance of the pre-activations
     correlation: float  #: c*, the correlation of any two inputs
-    chi: float          #: χ₁, slope of the correlation map at 1, and factor on the gradient's variance
+    chi: float  #: χ₁, slope of the correlation map at 1, and factor on the gradient's variance
     depth_scale: float  #: ξ, the layers in which the distance from c* falls by a factor e
 
 
@@ -242,8 +250,10 @@ def fixed_point(activation, weight_variance, bias_variance=0.0, start=1.0, layer
     else:
         before = math.nan
     if not (0 < q < math.inf and math.isclose(q, before, rel_tol=1e-11)):
-        raise ValueError(f"the variance has not settled: it is {q:.3g} in the last layer tried; "
-                         "change weight_variance, bias_variance or start, or allow more layers=")
+        raise ValueError(
+            f"the variance has not settled: it is {q:.3g} in the last layer tried; "
+            "change weight_variance, bias_variance or start, or allow more layers="
+        )
     chi = weight_variance * second_moments(activation, q)[1]
     c = 1.0
     if chi > 1 + 1e-9:  # nearer to the edge rounding decides

@@ -15,8 +15,8 @@ import torch
 from torch.nn import functional as F
 
 import hessinit_lite as hl
-from hessinit_lite import corpus as corpus_module
-from hessinit_lite import data as data_module
+from hessinit_lite.lab import corpus as corpus_module
+from hessinit_lite.lab import data as data_module
 
 
 def test_digits_are_standardized_and_split(digits):

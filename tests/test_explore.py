@@ -9,12 +9,12 @@ import pytest
 from matplotlib.figure import Figure
 
 import hessinit_lite as hl
-from hessinit_lite.figures import _axes
+from hessinit_lite.plots import panels_in_a_row
 
 
 def figure(depth, activation, shift=0):
     """A line with a slope."""
-    result, (axes,) = _axes()
+    result, (axes,) = panels_in_a_row()
     axes.plot([0, depth], [shift, len(activation)], color="black")
     axes.set(xlabel="depth (layers)", ylabel="y (units)", title=f"{activation} {depth}")
     return result

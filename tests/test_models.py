@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 import hessinit_lite as hl
+from hessinit_lite.lab import networks
 from hessinit_lite.models import activation_name
 
 
@@ -244,7 +245,7 @@ def test_a_transformer_sees_the_order_of_its_inputs():
 
 
 def test_positions_differ_and_stay_bounded_for_odd_widths():
-    positions = hl.architectures._positions(torch.zeros(1, 50, 7))
+    positions = networks.positions(torch.zeros(1, 50, 7))
     assert positions.shape == (50, 7) and positions.abs().max() <= 1
     assert torch.cdist(positions, positions).add(torch.eye(50)).min() > 0.1
 

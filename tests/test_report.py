@@ -659,7 +659,7 @@ def test_no_bar_is_shown_unless_asked_for(theirs, progress, capsys, monkeypatch)
         return hl.digits()
 
     start = tqdm.tqdm.__init__
-    monkeypatch.setattr("hessinit_lite.data.mnist", slow)
+    monkeypatch.setattr("hessinit_lite.lab.data.mnist", slow)
     options = ["--progress"] if progress else []
     assert main(["diagnose", "theirs:dense", "--data", "mnist", "--batch", "16", *options]) == 0
     error = capsys.readouterr().err

@@ -7,8 +7,8 @@ import multiprocessing
 
 import pytest
 
-from hessinit_lite import results
-from hessinit_lite.results import Results, size_of_experiments
+from hessinit_lite.lab import results
+from hessinit_lite.lab.results import Results, size_of_experiments
 
 SETTINGS = [{"scheme": scheme, "lr": lr} for scheme in ("he", "glorot") for lr in (0.1, 0.01)]
 

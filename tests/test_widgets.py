@@ -17,16 +17,17 @@ import sys
 import ipywidgets
 import nbformat
 import hessinit_lite as hl
+from hessinit_lite.lab import explorable
+from hessinit_lite.plots import to_svg
 
-module = sys.modules["hessinit_lite.explore"]  # the function has the same name
-draw = module._draw
+draw = explorable.draw
 empty = '<svg viewBox="0 0 1 1"></svg>'
 panels = 0
 for path in sys.argv[2:]:
     names = {"hl": hl, "device": "cpu"}
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "code" and "hl.explore(" in cell.source:
-            module._draw = lambda f, values, kind: empty if kind == "svg" else draw(f, values, kind)
+            explorable.draw = lambda f, values, kind: empty if kind is to_svg else draw(f, values, kind)
             exec(cell.source, names)
         if "live" in cell.metadata.get("tags", []):
             *statements, last = cell.source.strip().splitlines()

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 
 import hessinit_lite as hl
-from hessinit_lite.explore import _draw
-from hessinit_lite.figures import BLUE, GREEN, ORANGE, PURPLE, _axes
+from hessinit_lite.lab.explorable import draw
+from hessinit_lite.plots import BLUE, GREEN, ORANGE, PURPLE, panels_in_a_row, to_svg
 
 DEPTH, WIDTH, SAMPLES, SEEDS = 30, 64, 256, range(5)
 ASSETS = Path(__file__).resolve().parent.parent / "_assets"
@@ -42,7 +42,7 @@ def measure(label, seed):
 
 
 def hero():
-    figure, axes = _axes(2, height=3.3)
+    figure, axes = panels_in_a_row(2, height=3.3)
     layers = torch.arange(1, DEPTH + 1)
     for label, (color, marker) in STYLES.items():
         runs = torch.tensor([measure(label, seed) for seed in SEEDS])  # [seeds, 2, layers]
@@ -59,6 +59,6 @@ def hero():
 
 
 if __name__ == "__main__":
-    svg = _draw(hero, {}, "svg")
+    svg = draw(hero, {}, to_svg)
     (ASSETS / "hero.svg").write_text(svg.replace("currentColor", "#1f2328"))
     (ASSETS / "hero-dark.svg").write_text(svg.replace("currentColor", "#d6d9dd"))

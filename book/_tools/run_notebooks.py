@@ -22,7 +22,8 @@ from notebook_log import BOOK
 
 FULL = os.environ.get("HESSINIT_SIZE") == "full"
 TIMES_ONLY = "--times" in sys.argv
-STORED = BOOK.parent / "hessinit_lite" / "stored"
+STORED = BOOK.parent / "hessinit_lite" / "lab" / "stored"
+os.environ["TQDM_DISABLE"] = "1"  # a stored output is no place for a progress bar
 os.environ.setdefault("HESSINIT_RESULTS", str(STORED) if FULL else tempfile.mkdtemp())
 TIMES = BOOK / "reproducibility" / "times.json"
 

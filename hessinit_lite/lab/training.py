@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 from torch.nn import functional as F
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from .chain_rule import layer_norms
+from ..chain_rule import layer_norms
 
 
 @dataclass
@@ -15,7 +15,7 @@ class Run:
     """What `train` recorded. `losses` [steps]: the loss of each mini-batch before its step."""
 
     losses: torch.Tensor = field(repr=False)
-    diverged: bool = False                     #: did the loss stop being finite?
+    diverged: bool = False  #: did the loss stop being finite?
     tracked_steps: list = field(default_factory=list, repr=False)
     norms: list = field(default_factory=list, repr=False)  #: {layer: norm} at each tracked step
 
@@ -24,11 +24,23 @@ class Run:
         """Mean loss of the last tenth of the steps; inf for a run that diverged."""
         if self.diverged:
             return math.inf
-        return float(self.losses[-max(1, len(self.losses) // 10):].mean())
+        return float(self.losses[-max(1, len(self.losses) // 10) :].mean())
 
 
-def train(model, data, lr, steps, batch_size=32, seed=0, loss_fn=F.cross_entropy, momentum=0.0,
-          track_every=None, track_batch=None, progress=False, warmup=0):
+def train(
+    model,
+    data,
+    lr,
+    steps,
+    batch_size=32,
+    seed=0,
+    loss_fn=F.cross_entropy,
+    momentum=0.0,
+    track_every=None,
+    track_batch=None,
+    progress=False,
+    warmup=0,
+):
     """Plain SGD on `data.train` (a `Data` on the model's device) for `steps` mini-batches, in place.
 
     The order of the samples depends on `seed` alone. With track_every=k the spectral norm of every
@@ -53,7 +65,7 @@ def train(model, data, lr, steps, batch_size=32, seed=0, loss_fn=F.cross_entropy
     order = torch.empty(0, dtype=torch.long, device=inputs.device)
     kept = [p.detach().clone() for p in model.parameters()]
     check = 50  # a look at the losses costs a transfer, so it is not taken at every step
-    for step in tqdm(range(steps), disable=not progress, desc="training", leave=False):
+    for step in tqdm(range(steps), desc="training", leave=False) if progress else range(steps):
         if track_every and step % track_every == 0:
             run.tracked_steps.append(step)
             try:
@@ -79,7 +91,7 @@ def train(model, data, lr, steps, batch_size=32, seed=0, loss_fn=F.cross_entropy
             optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / warmup)
         optimizer.step()
         run.losses[step] = loss.detach()
-    finite = [torch.isfinite(x).all() for x in (run.losses[:step + 1], *model.parameters())]
+    finite = [torch.isfinite(x).all() for x in (run.losses[: step + 1], *model.parameters())]
     run.diverged |= not bool(torch.stack(finite).all())
     if run.diverged:
         with torch.no_grad():

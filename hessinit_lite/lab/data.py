@@ -19,8 +19,6 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import pooch
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 MNIST_URL = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 MNIST_MD5 = {
@@ -80,22 +78,27 @@ class Data(NamedTuple):
 
     def to(self, *args, **kwargs):
         """The same data with inputs moved as by `Tensor.to`; targets follow the device only."""
+
         def move(batch):
             inputs = batch[0].to(*args, **kwargs)
             return inputs, batch[1].to(inputs.device)
+
         return Data(self.name, move(self.train), move(self.test))
 
 
 def _as_data(name, train_x, train_y, test_x, test_y, standardize, white):
     """Data from arrays of pixels in 0..white; in place once they are floats: they may be large."""
-    train_x, test_x = (torch.as_tensor(x).to(torch.get_default_dtype(), copy=True).div_(white)
-                       for x in (train_x, test_x))
+    train_x, test_x = (
+        torch.as_tensor(x).to(torch.get_default_dtype(), copy=True).div_(white)
+        for x in (train_x, test_x)
+    )
     if standardize:  # one mean and one scale for all pixels: the picture's shape is kept
         mean, std = train_x.mean(), train_x.std()
         train_x.sub_(mean).div_(std)
         test_x.sub_(mean).div_(std)
-    return Data(name, (train_x, torch.as_tensor(train_y).long()),
-                (test_x, torch.as_tensor(test_y).long()))
+    return Data(
+        name, (train_x, torch.as_tensor(train_y).long()), (test_x, torch.as_tensor(test_y).long())
+    )
 
 
 def digits(standardize=True):
@@ -104,9 +107,13 @@ def digits(standardize=True):
     Embedded in scikit-learn, so no network is needed: the book's default. Inputs are flat [N, 64];
     standardized to mean 0 and variance 1 over all training pixels, or in [0, 1].
     """
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     x, y = load_digits(return_X_y=True)
     train_x, test_x, train_y, test_y = train_test_split(
-        x, y, test_size=360, random_state=0, stratify=y)
+        x, y, test_size=360, random_state=0, stratify=y
+    )
     return _as_data("digits", train_x, train_y, test_x, test_y, standardize, white=16)
 
 
@@ -122,25 +129,31 @@ def _is_there(path):
     return path.exists()
 
 
-def _fetch(url, folder, md5, offline="hessinit_lite.digits()"):
+def fetch(url, folder, md5, offline="hessinit_lite.digits()"):
     """Path of a file in the cache; downloaded if it is missing. `offline`: what to use instead."""
     path = folder / url.rsplit("/", 1)[1]
     if _is_there(path):
         found = pooch.file_hash(str(path), alg="md5")
         if found != md5:
-            warnings.warn(f"{path} has MD5 {found}, expected {md5}: reading it all the same; "
-                          "delete it to download it", stacklevel=4)
+            warnings.warn(
+                f"{path} has MD5 {found}, expected {md5}: reading it all the same; "
+                "delete it to download it",
+                stacklevel=4,
+            )
         return path
     try:
         pooch.retrieve(url, known_hash=f"md5:{md5}", path=folder, fname=path.name, progressbar=True)
     except (OSError, ValueError) as error:  # no network; or pooch refused a wrong checksum
-        failed = (f"could not download {path.name} into {folder} ({type(error).__name__})"
-                  if isinstance(error, OSError) else
-                  f"the download of {path.name} was corrupt (its MD5 is not {md5}) and was not "
-                  "kept: run again")
+        failed = (
+            f"could not download {path.name} into {folder} ({type(error).__name__})"
+            if isinstance(error, OSError)
+            else f"the download of {path.name} was corrupt (its MD5 is not {md5}) and was not "
+            "kept: run again"
+        )
         raise DataUnavailable(
             f"{failed}. Or put the file into {folder}, or set HESSINIT_DATA to a folder that has "
-            f"it, or use {offline}, which needs no network") from error
+            f"it, or use {offline}, which needs no network"
+        ) from error
     return path
 
 
@@ -149,13 +162,15 @@ def _read_idx(path):
     try:
         content = gzip.decompress(path.read_bytes())
         zeros, kind, ndim = struct.unpack(">HBB", content[:4])
-        shape = struct.unpack(f">{ndim}I", content[4:4 + 4 * ndim])
+        shape = struct.unpack(f">{ndim}I", content[4 : 4 + 4 * ndim])
         if (zeros, kind) != (0, 8):
             raise ValueError("wrong magic number")
         return np.frombuffer(content, np.uint8, offset=4 + 4 * ndim).reshape(shape).copy()
     except Exception as error:  # gzip, struct and NumPy raise a dozen kinds
-        raise ValueError(f"{path} is no gzipped IDX file of bytes ({type(error).__name__}: "
-                         f"{error}): delete it and run again to download it") from error
+        raise ValueError(
+            f"{path} is no gzipped IDX file of bytes ({type(error).__name__}: "
+            f"{error}): delete it and run again to download it"
+        ) from error
 
 
 def _check_idx(name, pictures, labels):
@@ -173,13 +188,20 @@ def _check_idx(name, pictures, labels):
 def _idx_data(name, url, md5s, standardize):
     folder, arrays = cache_folder() / name, []
     for file, md5 in md5s.items():
-        arrays.append(_read_idx(_fetch(url + file, folder, md5)))
+        arrays.append(_read_idx(fetch(url + file, folder, md5)))
     train_x, train_y, test_x, test_y = arrays
     wrong = _check_idx("train", train_x, train_y) or _check_idx("t10k", test_x, test_y)
     if wrong:
         raise ValueError(f"{folder / wrong}: delete it and run again to download it")
-    return _as_data(name, train_x.reshape(len(train_x), -1), train_y,
-                    test_x.reshape(len(test_x), -1), test_y, standardize, white=255)
+    return _as_data(
+        name,
+        train_x.reshape(len(train_x), -1),
+        train_y,
+        test_x.reshape(len(test_x), -1),
+        test_y,
+        standardize,
+        white=255,
+    )
 
 
 def mnist(standardize=True):
@@ -206,9 +228,12 @@ class _ArraysOnly(pickle.Unpickler):
     """Unpickles numbers, strings, lists, dicts and NumPy arrays. A pickle can run any code."""
 
     # NumPy moved these functions between versions and pickles name the old places, too.
-    _KNOWN: ClassVar = {"ndarray": np.ndarray, "dtype": np.dtype,
-                        "_reconstruct": np.empty(0).__reduce__()[0],
-                        "_frombuffer": np.empty(0).__reduce_ex__(5)[0]}
+    _KNOWN: ClassVar = {
+        "ndarray": np.ndarray,
+        "dtype": np.dtype,
+        "_reconstruct": np.empty(0).__reduce__()[0],
+        "_frombuffer": np.empty(0).__reduce_ex__(5)[0],
+    }
 
     def find_class(self, module, name):
         if module.split(".")[0] == "numpy" and name in self._KNOWN:
@@ -225,7 +250,7 @@ def _cifar10_files():
     paths = [batches / name for name in CIFAR10_MD5 if _is_there(batches / name)]
     if paths:
         return batches, {path.name: path.read_bytes() for path in paths}
-    archive = _fetch(CIFAR10_URL, folder, CIFAR10_ARCHIVE_MD5)
+    archive = fetch(CIFAR10_URL, folder, CIFAR10_ARCHIVE_MD5)
     files = {}
     try:
         with tarfile.open(archive, "r:gz") as tar:  # read in place: nothing to extract half
@@ -236,8 +261,10 @@ def _cifar10_files():
                 if name in CIFAR10_MD5:
                     files[name] = tar.extractfile(member).read()
     except Exception as error:  # tarfile, gzip and zlib raise a dozen kinds
-        raise ValueError(f"{archive} is no tar.gz archive of CIFAR-10 ({type(error).__name__}: "
-                         f"{error}): delete it and run again to download it") from error
+        raise ValueError(
+            f"{archive} is no tar.gz archive of CIFAR-10 ({type(error).__name__}: "
+            f"{error}): delete it and run again to download it"
+        ) from error
     return archive, files
 
 
@@ -253,8 +280,10 @@ def _read_cifar10_batch(where, content):
             raise ValueError("labels outside 0..9")
         return pictures.reshape(-1, 3, 32, 32), labels
     except Exception as error:  # pickle's documentation names no full list of what it raises
-        raise ValueError(f"{where} is no CIFAR-10 batch ({type(error).__name__}: {error}): delete "
-                         "it and run again to download it") from error
+        raise ValueError(
+            f"{where} is no CIFAR-10 batch ({type(error).__name__}: {error}): delete "
+            "it and run again to download it"
+        ) from error
 
 
 def cifar10(allow_unverified=False, standardize=True):
@@ -273,17 +302,21 @@ def cifar10(allow_unverified=False, standardize=True):
     """
     source, files = _cifar10_files()
     if "test_batch" not in files or len(files) < 2:
-        raise ValueError(f"{source} needs test_batch and at least one of data_batch_1 ... 5; it "
-                         f"has {', '.join(files) or 'none of them'}. Delete it to download "
-                         "CIFAR-10")
+        raise ValueError(
+            f"{source} needs test_batch and at least one of data_batch_1 ... 5; it "
+            f"has {', '.join(files) or 'none of them'}. Delete it to download "
+            "CIFAR-10"
+        )
     verified = True
     for name, content in files.items():
         found = hashlib.md5(content).hexdigest()
         if found != CIFAR10_MD5[name]:
             sums = f"{source / name} has MD5 {found}, expected {CIFAR10_MD5[name]}"
             if not allow_unverified:
-                raise ValueError(f"{sums}. Delete {source} to download the official files, or read "
-                                 "it all the same with allow_unverified=True")
+                raise ValueError(
+                    f"{sums}. Delete {source} to download the official files, or read "
+                    "it all the same with allow_unverified=True"
+                )
             warnings.warn(f"{sums}: reading it all the same", stacklevel=2)
             verified = False
     arrays = {name: _read_cifar10_batch(source / name, content) for name, content in files.items()}

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .models import activation_module, check_sizes
+from ..models import activation_module, check_sizes
 
 
 def _check_pictures(inputs, channels, size=None):
@@ -22,7 +22,8 @@ def _check_pictures(inputs, channels, size=None):
     if not fits or (size and inputs.shape[2:] != (size, size)):
         raise ValueError(
             f"expected pictures [N, {channels}, {height}, {width}], got {tuple(inputs.shape)}; flat "
-            "pictures can be reshaped: inputs.unflatten(1, (channels, height, width))")
+            "pictures can be reshaped: inputs.unflatten(1, (channels, height, width))"
+        )
 
 
 def _conv(d_in, d_out, kernel, norm=False, stride=1, groups=1):
@@ -95,7 +96,9 @@ class ResNet18(nn.Module):
         self.blocks = nn.Sequential()
         d_in = width
         for d_out in (width, 2 * width, 4 * width, 8 * width):
-            self.blocks.append(BasicBlock(d_in, d_out, 1 if d_out == width else 2, activation, norm))
+            self.blocks.append(
+                BasicBlock(d_in, d_out, 1 if d_out == width else 2, activation, norm)
+            )
             self.blocks.append(BasicBlock(d_out, d_out, 1, activation, norm))
             d_in = d_out
         self.dense = nn.Linear(8 * width, classes)
@@ -202,11 +205,13 @@ class GoogLeNet(nn.Module):
         self.stem = _conv(in_channels, width, 3)
         self.activation = activation_module(activation)
         self.blocks = nn.Sequential(
-            Inception(width, width, activation), Inception(4 * width, width, activation),
+            Inception(width, width, activation),
+            Inception(4 * width, width, activation),
             nn.MaxPool2d(3, stride=2, padding=1),
             Inception(4 * width, 2 * width, activation),
             Inception(8 * width, 2 * width, activation),
-            nn.MaxPool2d(3, stride=2, padding=1))
+            nn.MaxPool2d(3, stride=2, padding=1),
+        )
         self.dense = nn.Linear(8 * width, classes)
 
     def forward(self, inputs):
@@ -234,8 +239,10 @@ class SkipGram(nn.Module):
 
     def forward(self, inputs):
         if inputs.ndim != 2 or inputs.shape[1] < 2 or inputs.is_floating_point():
-            raise ValueError("expected whole numbers [N, 2 + K] (word, context word, K negatives), "
-                             f"got {inputs.dtype} of shape {tuple(inputs.shape)}")
+            raise ValueError(
+                "expected whole numbers [N, 2 + K] (word, context word, K negatives), "
+                f"got {inputs.dtype} of shape {tuple(inputs.shape)}"
+            )
         return torch.einsum("nd,nkd->nk", self.center(inputs[:, 0]), self.context(inputs[:, 1:]))
 
 
@@ -252,8 +259,10 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, z):
-        q, k, v = (layer(z).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [N, heads, T, d]
-                   for layer in (self.q, self.k, self.v))
+        q, k, v = (
+            layer(z).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # [N, heads, T, d]
+            for layer in (self.q, self.k, self.v)
+        )
         weights = F.softmax(q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1]), dim=-1)
         return self.out((weights @ v).transpose(1, 2).flatten(2))
 
@@ -275,7 +284,7 @@ class TransformerBlock(nn.Module):
         return z + self.down(self.activation(self.up(self.norm2(z))))
 
 
-def _positions(z):
+def positions(z):
     """Sines and cosines [T, width] that tell places of z [N, T, width] apart (Vaswani et al. 2017)."""
     length, width = z.shape[1:]
     place = torch.arange(length, dtype=z.dtype, device=z.device)
@@ -293,26 +302,32 @@ class TinyTransformer(nn.Module):
     Raises ValueError also if `heads` does not divide `width`.
     """
 
-    def __init__(self, in_features, width, depth, heads, classes, activation="gelu", norm=True,
-                 tokens=False):
+    def __init__(
+        self, in_features, width, depth, heads, classes, activation="gelu", norm=True, tokens=False
+    ):
         super().__init__()
         check_sizes(in_features=in_features, width=width, depth=depth, heads=heads, classes=classes)
         if width % heads:
             raise ValueError(f"heads must divide width, got {heads} heads for width {width}")
         self.embed = (nn.Embedding if tokens else nn.Linear)(in_features, width)
         self.blocks = nn.Sequential(
-            *(TransformerBlock(width, heads, activation, norm) for _ in range(depth)))
+            *(TransformerBlock(width, heads, activation, norm) for _ in range(depth))
+        )
         self.norm = nn.LayerNorm(width) if norm else nn.Identity()
         self.dense = nn.Linear(width, classes)
 
     def forward(self, inputs):
         if isinstance(self.embed, nn.Embedding):
-            expected, fits = "whole numbers [N, T]", inputs.ndim == 2 and not inputs.is_floating_point()
+            expected, fits = (
+                "whole numbers [N, T]",
+                inputs.ndim == 2 and not inputs.is_floating_point(),
+            )
         else:
             features = self.embed.in_features
             expected, fits = f"sequences [N, T, {features}]", inputs.shape[2:] == (features,)
         if not fits:
             raise ValueError(
-                f"expected {expected}, got {inputs.dtype} of shape {tuple(inputs.shape)}")
+                f"expected {expected}, got {inputs.dtype} of shape {tuple(inputs.shape)}"
+            )
         z = self.embed(inputs)
-        return self.dense(self.norm(self.blocks(z + _positions(z))).mean(1))
+        return self.dense(self.norm(self.blocks(z + positions(z))).mean(1))

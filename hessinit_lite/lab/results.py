@@ -23,7 +23,7 @@ import warnings
 from pathlib import Path
 
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 SHIPPED = Path(__file__).with_name("stored")  #: results that come with the module
 SIZES = ("quick", "full")
@@ -32,7 +32,7 @@ DEEPEST = 100  #: levels of lists and dicts in a setting or an answer
 
 
 def size_of_experiments():
-    """"quick" or "full", as the environment variable HESSINIT_SIZE says; else "quick".
+    """ "quick" or "full", as the environment variable HESSINIT_SIZE says; else "quick".
 
     Raises ValueError if it says anything else.
     """
@@ -95,17 +95,25 @@ class Results:
         """
         settings = [(setting, _plain(setting)) for setting in settings]
         known = {_key(record["setting"]) for record in self.records}
-        missing = {_key(stored): (setting, stored) for setting, stored in settings
-                   if _key(stored) not in known}
+        missing = {
+            _key(stored): (setting, stored)
+            for setting, stored in settings
+            if _key(stored) not in known
+        }
         saved = time.monotonic()
-        bar = tqdm(missing.items(), desc=self.name, disable=not progress, leave=False)
+        todo = tqdm(missing.items(), desc=self.name, leave=False) if progress else missing.items()
         try:
-            for key, (setting, stored) in bar:
+            for key, (setting, stored) in todo:
                 start = time.perf_counter()
                 answer = _plain(function(**setting))
-                self.records.append({"setting": stored, "answer": answer,
-                                     "seconds": round(time.perf_counter() - start, 3),
-                                     "environment": _index(self.environments, _here(device))})
+                self.records.append(
+                    {
+                        "setting": stored,
+                        "answer": answer,
+                        "seconds": round(time.perf_counter() - start, 3),
+                        "environment": _index(self.environments, _here(device)),
+                    }
+                )
                 self._computed.add(key)
                 if time.monotonic() - saved > 2:
                     self.save()
@@ -130,8 +138,9 @@ class Results:
         try:
             return [_floats(by_key[_key(setting)]) for setting in stored]
         except KeyError as missing:
-            raise KeyError(f"{self.path.name} holds no answer for the setting {missing.args[0]}: "
-                           "call run") from None
+            raise KeyError(
+                f"{self.path.name} holds no answer for the setting {missing.args[0]}: call run"
+            ) from None
 
     def items(self):
         """[(setting, answer), ...] of all that is stored."""
@@ -152,8 +161,10 @@ class Results:
         dates = sorted({each["date"] for each in used})
         when = dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
         spent = f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-        return (f"{self.name} ({self.size}): {len(self)} runs, {spent} on {devices}; "
-                f"torch {versions}; {when}")
+        return (
+            f"{self.name} ({self.size}): {len(self)} runs, {spent} on {devices}; "
+            f"torch {versions}; {when}"
+        )
 
     def save(self):
         """Write the file, whole or not at all. What others have stored there meanwhile stays in it.
@@ -170,8 +181,15 @@ class Results:
                 if key not in self._computed and _identity(record) not in self._dropped:
                     number = _index(environments, theirs[record["environment"]])
                     merged[key] = {**record, "environment": number}
-            _write(self.path, {"name": self.name, "size": self.size, "environments": environments,
-                               "records": list(merged.values())})
+            _write(
+                self.path,
+                {
+                    "name": self.name,
+                    "size": self.size,
+                    "environments": environments,
+                    "records": list(merged.values()),
+                },
+            )
             self._dropped = set()
 
     def _read_or_move_aside(self):
@@ -183,8 +201,11 @@ class Results:
             if aside.exists():
                 aside = aside.with_name(f"{aside.name}.{uuid.uuid4().hex[:8]}")
             os.replace(self.path, aside)
-            warnings.warn(f"{self.path} is corrupt: {error}. Its results are computed again; the "
-                          f"file was kept as {aside.name}", stacklevel=3)
+            warnings.warn(
+                f"{self.path} is corrupt: {error}. Its results are computed again; the "
+                f"file was kept as {aside.name}",
+                stacklevel=3,
+            )
             return None
 
     def _shipped(self):
@@ -193,8 +214,9 @@ class Results:
         try:
             return _read(path) or ([], [])
         except ValueError as error:
-            warnings.warn(f"{path} is corrupt: {error}. Its results are computed again",
-                          stacklevel=3)
+            warnings.warn(
+                f"{path} is corrupt: {error}. Its results are computed again", stacklevel=3
+            )
             return [], []
 
 
@@ -208,8 +230,9 @@ def _read(path):
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise ValueError(f"it is not a file of results as it was written ({type(error).__name__}: "
-                         f"{error})") from error
+        raise ValueError(
+            f"it is not a file of results as it was written ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _write(path, content):
@@ -268,7 +291,8 @@ def _here(device):
     gpu = device.type == "cuda"
     return {
         "date": datetime.date.today().isoformat(),
-        "python": platform.python_version(), "torch": torch.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
         "hessinit_lite": _version(),
         "device": torch.cuda.get_device_name(device) if gpu else f"CPU ({_processor()})",
         "threads": torch.get_num_threads(),
@@ -306,14 +330,17 @@ def _plain(value, levels=DEEPEST):
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": str(float(value))}
     if isinstance(value, (dict, list, tuple)) and not levels:
-        raise ValueError(f"a setting or an answer is nested deeper than {DEEPEST} levels, or "
-                         "contains itself: use flat lists and dicts")
+        raise ValueError(
+            f"a setting or an answer is nested deeper than {DEEPEST} levels, or "
+            "contains itself: use flat lists and dicts"
+        )
     if isinstance(value, dict):
         names = {}
         for key in value:
             if names.setdefault(str(key), key) is not key:
-                raise ValueError(f"the keys {names[str(key)]!r} and {key!r} are the same in JSON: "
-                                 "rename one")
+                raise ValueError(
+                    f"the keys {names[str(key)]!r} and {key!r} are the same in JSON: rename one"
+                )
         return {name: _plain(value[key], levels - 1) for name, key in names.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(each, levels - 1) for each in value]

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-from .data import _fetch, cache_folder
-from .models import check_generator, check_sizes
+from ..models import check_generator, check_sizes
+from .data import cache_folder, fetch
 
 # Not official: what several unrelated projects pin.
 # (The well-known 3bea1919949baf155f99411df5fada7e belongs to the text inside.)
@@ -64,8 +64,9 @@ class Corpus(NamedTuple):
         check_sizes(size=size, window=window)
         places = len(self.tokens) - 2 * window
         if places < 1:
-            raise ValueError(f"window must be below half the text's {len(self.tokens)} words, "
-                             f"got {window}")
+            raise ValueError(
+                f"window must be below half the text's {len(self.tokens)} words, got {window}"
+            )
         options = {"generator": generator, "device": self.tokens.device}
         center = torch.randint(window, window + places, (size,), **options)
         distance = torch.randint(1, window + 1, (size,), **options)
@@ -101,8 +102,10 @@ def draw_negatives(counts, shape, generator=None, power=0.75):
 def _as_corpus(name, pieces, min_count):
     """Corpus of the words in `pieces`, an iterable of lists of words; rare words are left out."""
     ids = defaultdict(count().__next__)  # a new word gets the next number
-    tokens = np.concatenate([np.zeros(0, np.int64)] + [
-        np.fromiter((ids[word] for word in words), np.int64, len(words)) for words in pieces])
+    tokens = np.concatenate(
+        [np.zeros(0, np.int64)]
+        + [np.fromiter((ids[word] for word in words), np.int64, len(words)) for words in pieces]
+    )
     counts, words = np.bincount(tokens, minlength=len(ids)), list(ids)
     frequent = np.flatnonzero(counts >= min_count).tolist()
     kept = sorted(frequent, key=lambda i: (-counts[i], words[i]))
@@ -111,8 +114,12 @@ def _as_corpus(name, pieces, min_count):
     renumbered = np.full(len(words), -1)
     renumbered[kept] = np.arange(len(kept))
     tokens = renumbered[tokens]
-    return Corpus(name, torch.from_numpy(tokens[tokens >= 0]), [words[i] for i in kept],
-                  torch.from_numpy(counts[kept]))
+    return Corpus(
+        name,
+        torch.from_numpy(tokens[tokens >= 0]),
+        [words[i] for i in kept],
+        torch.from_numpy(counts[kept]),
+    )
 
 
 @lru_cache
@@ -138,8 +145,11 @@ def docstrings(packages=("numpy", "scipy", "sklearn"), min_count=5):
             raise ValueError(f"no package called {package!r} is installed")
         root = Path(spec.submodule_search_locations[0])
         paths = ((path.relative_to(root), path) for path in root.rglob("*.py"))
-        files += [(path, package) for inside, path in sorted(paths)
-                  if not {"test", "tests"} & {*inside.parts}]
+        files += [
+            (path, package)
+            for inside, path in sorted(paths)
+            if not {"test", "tests"} & {*inside.parts}
+        ]
     pieces = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about other people's code
@@ -147,8 +157,10 @@ def docstrings(packages=("numpy", "scipy", "sklearn"), min_count=5):
             try:
                 texts = list(_docstrings(ast.parse(path.read_bytes())))
             except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-                raise ValueError(f"{path} cannot be parsed ({type(error).__name__}: {error}): "
-                                 f"repair it or ask for packages without {package!r}") from error
+                raise ValueError(
+                    f"{path} cannot be parsed ({type(error).__name__}: {error}): "
+                    f"repair it or ask for packages without {package!r}"
+                ) from error
             for text in texts:
                 prose = re.sub(r"(?m)^\s*(>>>|\.\.\. ).*$", "", text)
                 pieces.append(re.findall("[a-z]+", prose.lower()))
@@ -167,13 +179,15 @@ def _docstrings(node):
 
 
 def _read_text8():
-    path = _fetch(TEXT8_URL, cache_folder() / "text8", TEXT8_MD5, "hessinit_lite.docstrings()")
+    path = fetch(TEXT8_URL, cache_folder() / "text8", TEXT8_MD5, "hessinit_lite.docstrings()")
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.read("text8").decode("ascii")
     except Exception as error:  # zipfile and zlib raise a dozen kinds
-        raise ValueError(f"{path} is no zip archive of text8 ({type(error).__name__}: {error}): "
-                         "delete it and run again to download it") from error
+        raise ValueError(
+            f"{path} is no zip archive of text8 ({type(error).__name__}: {error}): "
+            "delete it and run again to download it"
+        ) from error
 
 
 def _split(text, length=10**6):

@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import html
 import inspect
-import io
 import itertools
 import json
 import re
@@ -19,14 +18,9 @@ import urllib.parse
 import matplotlib
 from matplotlib import pyplot
 from matplotlib.figure import Figure
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
-# Text as paths needs no fonts in the browser. No legend box: it would stay white on a dark page.
-_STYLE = {
-    "svg.fonttype": "path", "svg.hashsalt": "hessinit_lite", "font.family": "sans-serif",
-    "savefig.bbox": None, "legend.frameon": False,
-}  # fmt: skip
-_PNG_DPI = 120
+from ..plots import STYLE, to_png, to_svg
 
 # The frames sit in an attribute of the root element, not in the script: Colab parts scripts from
 # their siblings. One script starts every root that has not started yet, so repeats are harmless.
@@ -89,11 +83,14 @@ def explore(figure_fn, **axes):
         raise ValueError("explore needs at least one axis, such as depth=[2, 5, 10]")
     _check_axes(axes)
     own = inspect.signature(figure_fn).parameters
-    default = {name: _default(values, own[name].default if name in own else None) for name, values in axes.items()}
+    default = {
+        name: _default(values, own[name].default if name in own else None)
+        for name, values in axes.items()
+    }
     combinations = [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
     frames = []
     for values in tqdm(combinations, desc="drawing", unit="frame", leave=False):
-        frames.append(_draw(figure_fn, values, "svg"))
+        frames.append(draw(figure_fn, values, to_svg))
     return Explorable(figure_fn, axes, default, frames)
 
 
@@ -106,7 +103,7 @@ class Explorable:
 
     def __init__(self, figure_fn, axes, default, frames):
         self.figure_fn, self.axes, self.default, self.frames = figure_fn, axes, default, frames
-        self._png = _draw(figure_fn, default, "png")
+        self._png = draw(figure_fn, default, to_png)
 
     def __repr__(self):
         axes = ", ".join(f"{name}={values!r}" for name, values in self.axes.items())
@@ -124,11 +121,17 @@ class Explorable:
         for name, values in self.axes.items():
             first = first * len(values) + values.index(self.default[name])
         svg = self.frames[first]
-        width, height = (round(float(x) * 4 / 3) for x in re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups())
+        width, height = (
+            round(float(x) * 4 / 3) for x in re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups()
+        )
         title = html.escape(_title(self.figure_fn))
-        alt = html.escape(", ".join([_title(self.figure_fn), *(f"{n} = {self.default[n]}" for n in shown)]))
+        alt = html.escape(
+            ", ".join([_title(self.figure_fn), *(f"{n} = {self.default[n]}" for n in shown)])
+        )
         source = html.escape(urllib.parse.quote(svg, safe=" =:;/,()'!*{}"))
-        controls = "\n".join(_control(name, values, self.default[name]) for name, values in shown.items())
+        controls = "\n".join(
+            _control(name, values, self.default[name]) for name, values in shown.items()
+        )
         key = hashlib.sha256(data.encode()).hexdigest()[:16]
         return (
             f'<div id="hessinit-{key}" class="hessinit-explore" data-alt="{title}" data-frames="{data}">\n'
@@ -163,7 +166,9 @@ class Explorable:
         def redraw(change=None):
             message.value = "drawing …"
             try:
-                image.value = _draw(self.figure_fn, {n: c.value for n, c in controls.items()}, "png")
+                image.value = draw(
+                    self.figure_fn, {n: c.value for n, c in controls.items()}, to_png
+                )
             except Exception as error:  # shown to the reader, who has no traceback in a callback
                 message.value = html.escape(f"{type(error).__name__}: {error}")
                 image.layout.display = "none"
@@ -209,35 +214,14 @@ def _title(figure_fn):
     return (function.__doc__ or function.__name__).strip().splitlines()[0].rstrip(".")
 
 
-def _draw(figure_fn, values, kind):
-    """The figure as SVG text (transparent, small) or as the bytes of a PNG (on white)."""
-    with matplotlib.rc_context(_STYLE):
+def draw(figure_fn, values, kind):
+    """The figure of `figure_fn(**values)` as `kind` makes it: `to_svg` or `to_png`."""
+    with matplotlib.rc_context(STYLE):
         figure = figure_fn(**values)
-        if not isinstance(figure, Figure):
-            raise TypeError(f"figure_fn must return a matplotlib Figure, got {figure!r}")
-        pyplot.close(figure)  # else a figure made by pyplot is shown a second time
-        buffer = io.BytesIO()
-        if kind == "png":
-            figure.savefig(buffer, format="png", dpi=_PNG_DPI, facecolor="white")
-            return buffer.getvalue()
-        metadata = dict.fromkeys(["Creator", "Date", "Format", "Type"])
-        figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
-    return _tidy(buffer.getvalue().decode())
-
-
-def _tidy(svg):
-    """Drop the prologue and comments, round lengths to 0.1 points, let black follow the page."""
-    svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    # Numbers inside scale() and matrix() stay: rounded, they would shrink the letters.
-    svg = re.sub(
-        r"(?:scale|matrix)\([^)]*\)|-?\d+\.\d+",
-        lambda m: m[0] if m[0][-1] == ")" else f"{round(float(m[0]), 1) + 0.0:g}" if abs(float(m[0])) < 1000
-        else f"{float(m[0]):.1f}",
-        svg,
-    )  # fmt: skip
-    # Matplotlib leaves out a fill that is black, SVG's default.
-    svg = svg.replace("<svg", '<svg fill="currentColor"', 1).replace("#000000", "currentColor")
-    return "\n".join(line.strip() for line in svg.splitlines() if line.strip())
+    if not isinstance(figure, Figure):
+        raise TypeError(f"figure_fn must return a matplotlib Figure, got {figure!r}")
+    pyplot.close(figure)  # else a figure made by pyplot is shown a second time
+    return kind(figure)
 
 
 def _pack(frames, labels):
@@ -246,7 +230,9 @@ def _pack(frames, labels):
     for frame in frames:
         at = [table.setdefault(line, len(table)) for line in frame.split("\n")]
         steps.append([at[0], *(b - a for a, b in itertools.pairwise(at))])
-    text = json.dumps({"lines": list(table), "frames": steps, "labels": labels}, separators=(",", ":"))
+    text = json.dumps(
+        {"lines": list(table), "frames": steps, "labels": labels}, separators=(",", ":")
+    )
     return base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
@@ -260,7 +246,8 @@ def _control(name, values, default):
         )
     else:
         options = (
-            f"<option{' selected' * (k == at)}>{html.escape(str(value))}</option>" for k, value in enumerate(values)
+            f"<option{' selected' * (k == at)}>{html.escape(str(value))}</option>"
+            for k, value in enumerate(values)
         )
         control = f"<select {same}>{''.join(options)}</select>"
     return f'<label style="display:inline-flex; gap:0.5em; align-items:center">{name} {control}</label>'

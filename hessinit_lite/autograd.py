@@ -1,0 +1,192 @@
+"""What a second derivative needs to know about torch: a plain forward pass, and its graph."""
+
+import contextlib
+import functools
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+def map_tensors(part, function):
+    """`function` of a tensor, or of the tensors of a tuple or mapping; anything else stays."""
+    if isinstance(part, Mapping):
+        return {key: map_tensors(each, function) for key, each in part.items()}
+    if isinstance(part, (tuple, list)):
+        return tuple(map_tensors(each, function) for each in part)
+    return function(part) if isinstance(part, torch.Tensor) else part
+
+
+@contextlib.contextmanager
+def twice_differentiable(model):
+    """Fused kernels and compiled graphs have no second derivative: plain ones in here."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):
+            stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+        if hasattr(torch.compiler, "set_stance"):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        yield
+
+
+class NoOutputs(TypeError):
+    """A model that returns neither a tensor nor something with a tensor called logits."""
+
+
+def call(model, inputs):
+    """`model(inputs)`, with a tuple or mapping unpacked, as one tensor of outputs."""
+    if isinstance(inputs, Mapping):
+        outputs = model(**inputs)
+    else:
+        outputs = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+    if isinstance(outputs, torch.Tensor):
+        return outputs
+    logits = (
+        outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
+    )
+    if not isinstance(logits, torch.Tensor):
+        raise NoOutputs(
+            f"the model returns {type(outputs).__name__}, neither a tensor of outputs nor something "
+            "with a tensor called logits: wrap it in a module whose forward returns the outputs alone"
+        )
+    return logits
+
+
+def _random_states(device):
+    states = [torch.get_rng_state()]
+    return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def forward(model, inputs, device):
+    """The outputs; ValueError where the forward pass draws random numbers or changes buffers.
+
+    Both are put back, and the pass is the same in every call or refused.
+    """
+    states = _random_states(device)
+    learning = any(module.training for module in model.modules())
+    buffers = (
+        [(name, b, b._version, b.clone()) for name, b in model.named_buffers()] if learning else []
+    )
+    with twice_differentiable(model):
+        outputs = call(
+            model, map_tensors(inputs, torch.clone)
+        )  # a model may change its inputs in place
+    if any(not torch.equal(a, b) for a, b in zip(states, _random_states(device))):
+        torch.set_rng_state(states[0])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(states[1], device)
+        raise ValueError(
+            "the model draws random numbers in its forward pass (dropout in train mode?): the "
+            "curvature would change from call to call; use model.eval()"
+        )
+    changed = [(name, b, old) for name, b, version, old in buffers if b._version != version]
+    if changed:
+        with torch.no_grad():
+            for _, buffer, old in changed:
+                buffer.copy_(old)
+        raise ValueError(
+            f"{changed[0][0]} changes in the forward pass, in train mode: the curvature would "
+            "change from call to call; use model.eval()"
+        )
+    return outputs
+
+
+def nodes(tensors):
+    """The nodes of the graph that computed `tensors`."""
+    seen, todo = set(), [t.grad_fn for t in tensors]
+    while todo:
+        node = todo.pop()
+        if node is None or node in seen:
+            continue
+        yield node
+        seen.add(node)
+        todo.extend(following for following, _ in node.next_functions)
+
+
+def refuse_once_differentiable(tensors):
+    """ValueError if the graph of `tensors` (first derivatives) holds a once-differentiable function.
+
+    torch cuts the graph there, so a further derivative would be wrong without a word.
+    """
+    if any(node.name() == "torch::autograd::Error" for node in nodes(tensors)):
+        raise ValueError(
+            "a part of the model or of the loss is marked once_differentiable: it "
+            "cannot be differentiated twice, so it has no Hessian"
+        )
+
+
+def seed_of(loss):
+    """The 1 that a backward pass of `loss` starts from, as a variable.
+
+    Only if it asks for a derivative itself does torch mark a once-differentiable loss in the graph.
+    """
+    return torch.ones_like(loss, requires_grad=True)
+
+
+def differentiate(outputs, inputs, vectors, batched):
+    """Vector-Jacobian products through a kept graph; zero where the graph ends.
+
+    A derivative that is constant (a loss linear in some weights) leaves no graph behind. batched: the
+    vectors have a leading axis, and so have the results; all are made in one pass.
+    """
+    live = [(o, v) for o, v in zip(outputs, vectors) if o.requires_grad]
+    results = [None] * len(inputs)
+    if live:
+        results = pull_back([o for o, _ in live], inputs, [v for _, v in live], batched)
+    lead = vectors[0].shape[:1] if batched else ()
+    return [x.new_zeros(*lead, *x.shape) if r is None else r for r, x in zip(results, inputs)]
+
+
+def pull_back(outputs, inputs, vectors, batched):
+    """`torch.autograd.grad` through a kept graph, None where an input is not reached.
+
+    batched: one pass for all columns of the vectors' leading axis; where a function in the graph
+    cannot do that (torch's group norm, custom functions, anomaly mode), one pass each.
+    """
+
+    def gradients(vectors, batched):
+        return torch.autograd.grad(
+            outputs, inputs, vectors, retain_graph=True, allow_unused=True, is_grads_batched=batched
+        )
+
+    if not batched:
+        return gradients(vectors, False)
+    try:
+        return gradients(vectors, True)
+    except RuntimeError:  # if the fault is another one, single passes meet it, too
+        columns = [gradients(each, False) for each in zip(*vectors)]
+    return [None if parts[0] is None else torch.stack(parts) for parts in zip(*columns)]
+
+
+@functools.lru_cache
+def _saved_names(kind):
+    return [name for name in dir(kind) if name.startswith("_saved_")]
+
+
+def graph_bytes(tensors):
+    """Bytes of the tensors that the graph of `tensors` keeps."""
+    kept = {}
+    for node in nodes(tensors):
+        for name in _saved_names(type(node)):
+            tensor = getattr(node, name)
+            if isinstance(tensor, torch.Tensor):
+                kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+    return sum(kept.values())
+
+
+@functools.lru_cache
+def weight_norm_is_wrong():
+    """Whether torch's fused weight_norm takes the norms for constants in its second derivative."""
+    v, g = (
+        torch.tensor([[1.0, 2]], dtype=torch.float64, requires_grad=True),
+        torch.ones(1, 1, dtype=torch.float64),
+    )
+
+    def second(weight):
+        (first,) = torch.autograd.grad(weight[0, 0], v, create_graph=True)
+        return torch.autograd.grad(first[0, 0], v)[0]
+
+    return not torch.allclose(
+        second(torch._weight_norm(v, g, 0)), second(v * (g / v.norm(dim=1, keepdim=True)))
+    )
