@@ -53,7 +53,8 @@ _ELSEWHERE = {
         "TinyTransformer",
     ),
     "lab.results": ("Results",),
-    "lab.training": ("Run", "accuracy", "sweep", "train"),
+    "lab.tables": ("table",),
+    "lab.training": ("Run", "accuracy", "final_losses", "sweep", "train", "train_together"),
 }
 _HOME = {name: module for module, names in _ELSEWHERE.items() for name in names}
 _MODULES = {"figures": "lab.figures", "results": "lab.results", "plots": "plots"}

@@ -84,3 +84,60 @@ def test_inputs_may_be_words():
     model = torch.nn.Sequential(torch.nn.EmbeddingBag(20, 4), torch.nn.Linear(4, 2))
     run = hl.train(model, hl.Data("words", (words, labels), (words, labels)), 0.1, 5, batch_size=8)
     assert run.losses.dtype == torch.float32 and bool(torch.isfinite(run.losses).all())
+
+
+RATES = [0.02, 0.1, 0.3]
+
+
+@pytest.mark.parametrize("options", [{}, {"warmup": 10}, {"momentum": 0.9}], ids=["plain", "warmup", "momentum"])
+def test_together_is_one_by_one(digits, options):
+    data = digits.to(torch.float64)
+    together, alone = ([small(seed).double() for seed in range(3)] for _ in range(2))
+    losses = hl.train_together(together, data, RATES, 40, **options)
+    for i, (model, rate) in enumerate(zip(alone, RATES)):
+        run = hl.train(model, data, rate, 40, **options)
+        torch.testing.assert_close(losses[:, i], run.losses, rtol=1e-10, atol=0)
+        assert float(hl.final_losses(losses)[i]) == pytest.approx(run.final_loss, rel=1e-10)
+        for p, q in zip(together[i].parameters(), model.parameters()):
+            torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-12)
+
+
+def test_together_with_a_seed_and_an_optimizer_for_each(digits):
+    """AdamW at several rates and on mini-batches of its own: as torch's loop, model by model."""
+    data, seeds = digits.to(torch.float64), [5, 6, 7]
+    together, alone = ([small(seed).double() for seed in range(3)] for _ in range(2))
+    rates = [1e-3, 3e-3, 1e-2]
+    losses = hl.train_together(together, data, rates, 20, seed=seeds, optimizer=torch.optim.AdamW, weight_decay=0.1)
+    for i, model in enumerate(alone):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=rates[i], weight_decay=0.1)
+        generator = torch.Generator().manual_seed(seeds[i])
+        order = torch.randperm(len(data.train[0]), generator=generator).split(32)
+        for step in range(20):
+            loss = F.cross_entropy(model(data.train[0][order[step]]), data.train[1][order[step]])
+            assert float(losses[step, i]) == pytest.approx(loss.item(), rel=1e-8)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        for p, q in zip(together[i].parameters(), model.parameters()):
+            torch.testing.assert_close(p, q, rtol=1e-7, atol=1e-10)
+
+
+def test_a_run_that_diverges_leaves_the_others_alone(digits):
+    models = [small(seed, "relu") for seed in range(2)]
+    losses = hl.train_together(models, digits, [1e12, 0.1], 50)
+    final = hl.final_losses(losses)
+    assert final[0] == math.inf and final[1] < losses[0, 1]
+    assert all(torch.isfinite(p).all() for p in models[1].parameters())
+
+
+def test_bad_arguments_for_training_together(digits):
+    models = [small(seed) for seed in range(2)]
+    before = [p.clone() for p in models[0].parameters()]
+    for bad, words in ((dict(lr=[0.1]), "lr has 1 entries for 2 models"), (dict(lr=-1.0), "must be positive"),
+                       (dict(lr=0.1, seed=[1]), "seed has 1 entries"), (dict(lr=0.1, steps=0), "must be positive")):
+        with pytest.raises(ValueError, match=words):
+            hl.train_together(models, digits, **{"steps": 3, **bad})
+    for wrong in ([], [models[0], models[0]]):
+        with pytest.raises(ValueError, match="different modules"):
+            hl.train_together(wrong, digits, 0.1, 3)
+    assert all(torch.equal(p, q) for p, q in zip(before, models[0].parameters()))

