@@ -307,6 +307,17 @@ class TestFork:
         assert f'REPOSITORY = "{self.REPOSITORY}"' in soup.article.get_text()
         assert rest == [cell for cell in stored["cells"] if cell["cell_type"] == "code"][1:]
 
+    @pytest.mark.parametrize("page", NOTEBOOKS)
+    def test_links_in_notebooks_lead_into_the_hosted_book(self, fork, page):
+        """There they are anchors that exist; a notebook that is read elsewhere has no neighbours."""
+        cells = json.loads((fork / "_sources" / f"{page}.ipynb").read_text())["cells"]
+        text = [line for cell in cells if cell["cell_type"] == "markdown" for line in cell["source"]]
+        found = re.findall(r"\]\(([^)\s]+)\)", "".join(text))
+        assert all(address.startswith("https://") for address in found)
+        inside = [each.removeprefix(self.BOOK) for each in found if each.startswith(self.BOOK)]
+        broken = (site_checks.broken(fork, Path(), address) for address in inside)
+        assert inside and list(filter(None, broken)) == []
+
     def test_sitemap_lists_every_page(self, fork):
         listed = {each.text for each in xml.parse(fork / "sitemap.xml").getroot().iter() if each.tag.endswith("loc")}
         assert {f"{self.BOOK}{page}.html" for page in PAGES} <= listed

@@ -2,8 +2,9 @@
 
 No address is written down anywhere. GITHUB_REPOSITORY ("owner/name", set by GitHub in every workflow)
 and GITHUB_SERVER_URL say where the book lives. They fill the buttons, the first cell of every notebook
-that the site shows or hands out, the sitemap and the social image. Without them all of these are left
-out, so that no link points at someone else's repository. BOOK_URL is for a book with a domain of its own.
+that the site shows or hands out, the links in those it hands out (plain_notebooks.py makes them plain
+Markdown), the sitemap and the social image. Without them all of these are left out, so that no link
+points at someone else's repository. BOOK_URL is for a book with a domain of its own.
 """
 
 import html
@@ -16,6 +17,7 @@ from urllib.parse import urlsplit
 
 import imagesize
 from PIL import Image
+from plain_notebooks import plain
 
 ASSETS = Path(__file__).parent.parent / "_assets"
 COLAB_BRANCH = "notebooks"  # written by the deploy workflow: main's notebooks have no address filled in
@@ -156,8 +158,12 @@ def finish(app, exception):
     if exception or app.builder.format != "html":
         return
     out, (repository, book) = Path(app.outdir), app.config.book_address
-    for path in out.glob("_sources/**/*.ipynb"):
-        path.write_text(fill_repository(path.read_text(encoding="utf-8"), repository), encoding="utf-8")
+    for docname in app.env.found_docs:
+        path = str(app.env.doc2path(docname, base=False))
+        if path.endswith(".ipynb"):  # from the source: Sphinx copies it only where the page has changed
+            text = fill_repository((Path(app.srcdir) / path).read_text(encoding="utf-8"), repository)
+            text = plain(app.env, docname, text, book)
+            (out / "_sources" / path).write_text(text, encoding="utf-8")
     lighten(out)
     # Read by crawlers where the book is at the top of its host, harmless elsewhere.
     sitemap = f"Sitemap: {book}sitemap.xml\n" if book else ""
