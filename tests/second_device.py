@@ -164,7 +164,9 @@ FACTORIES = ("tensor", "as_tensor", "eye", "arange", "linspace", "logspace", "tr
 def register():
     """Tell torch of the device, for as long as the process lives; before its first backward pass."""
     try:
-        from torch.utils.backend_registration import _setup_privateuseone_for_python_backend as setup
+        from torch.utils.backend_registration import (
+            _setup_privateuseone_for_python_backend as setup,
+        )
 
         setup(NAME)
     except (ImportError, AttributeError, TypeError) as error:

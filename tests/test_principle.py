@@ -5,11 +5,11 @@ import math
 
 import pytest
 import torch
+from dense import dense_gauss_newton
 from torch import nn
 from torch.nn import functional as F
 
 import hessinit_lite as hl
-from dense import dense_gauss_newton
 
 
 def setting(digits, activation, depth, bias=False, seed=0, samples=128):

@@ -5,8 +5,17 @@ from collections import Counter
 
 import pytest
 import torch
-from random_networks import (LOSSES, PARTS, compare, coupled, dense_truth, disagreement,
-                             is_computed, is_in_train_mode, network)
+from random_networks import (
+    LOSSES,
+    PARTS,
+    compare,
+    coupled,
+    dense_truth,
+    disagreement,
+    is_computed,
+    is_in_train_mode,
+    network,
+)
 from torch.nn import functional as F
 
 import hessinit_lite as hl

@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from torch import nn
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 import hessinit_lite as hl
 
