@@ -23,9 +23,8 @@ PAGES = site_checks.pages()
 NOTEBOOKS = [page for page in PAGES if (ROOT / f"{page}.ipynb").exists()]
 CHAPTERS = [page for page in NOTEBOOKS if page != "book/results"]  # those with sliders
 BUILD = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT), "-W", "-n", "--keep-going"]
-# What the theme itself reports on every page: it adds its script for live code twice, and a first visit
-# has no stored colour mode.
-OF_THE_THEME = ("Identifier 'THEBE_JS_URL' has already been declared", "Got invalid theme mode: . Resetting to auto.")
+# What the theme itself reports on every page: a first visit has no stored colour mode.
+OF_THE_THEME = ("Got invalid theme mode: . Resetting to auto.",)
 
 NO_BROWSER = "no `chromium` on the path to open the built site with"
 pytestmark = pytest.mark.skipif(not site_checks.chromium(), reason=NO_BROWSER)
@@ -119,6 +118,69 @@ def test_page_fits_a_phone(visit, page):
     # Figures scroll by themselves: at the page's width their text would be too small to read.
     shrunk = "images => images.filter(i => i.width < Math.min(i.getAttribute('width'), 540)).map(i => i.alt)"
     assert seen.page.locator("article .cell_output img").evaluate_all(shrunk) == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_nothing_is_cut(visit, page):
+    """On a desk all is seen at once; on a phone code is wrapped, and what has columns scrolls by itself."""
+    seen = visit(f"{page}.html", viewport={"width": 1440, "height": 900})
+    for width in (1440, 1280):
+        seen.page.set_viewport_size({"width": width, "height": 900})
+        assert site_checks.cut(seen.page) == []
+        assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
+    seen.page.set_viewport_size({"width": 390, "height": 844})
+    wide = site_checks.cut(seen.page)
+    assert {kind for kind, *_ in wide} <= {"columns", "table", "formula", "figure"}, wide
+    assert all(scrolls for _, scrolls, _ in wide), wide
+
+
+def test_what_is_cut_is_found(browser):
+    """The test above could pass because nothing was measured."""
+    page = browser.new_page()
+    long = "x" * 500
+    page.set_content(f"<article><pre style='overflow:auto'>{long}</pre><pre style='overflow:hidden'>{long}</pre>"
+                     f"<div style='overflow:auto'><table><td>{long}</table></div>"
+                     f"<pre style='overflow:auto; white-space:pre-wrap; overflow-wrap:anywhere'>{long}</pre></article>")
+    found = [(kind, scrolls) for kind, scrolls, _ in site_checks.cut(page)]
+    page.close()
+    assert found == [("code", True), ("code", False), ("table", True)]
+
+
+def test_a_line_that_is_wrapped_is_copied_as_one(visit):
+    seen = visit(f"{NOTEBOOKS[0]}.html", viewport={"width": 390, "height": 844})
+    copied, stored = seen.page.locator("article .cell_input pre:visible").first.evaluate("""pre => {
+      getSelection().selectAllChildren(pre);
+      return [getSelection().toString(), pre.textContent];
+    }""")
+    assert copied.strip() == stored.strip() and "\n" in stored.strip()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_chapters_and_only_they_are_numbered(folder, page):
+    """The number is that of the file: in the page's title, its window's title, and the side bar."""
+    soup = BeautifulSoup((folder / f"{page}.html").read_text(), "html.parser")
+    number = re.match(r"book/(\d\d)-|", page)[1]
+    shown = f"{int(number)}. " if number else ""
+    for text in (soup.title.get_text(), soup.article.h1.get_text(),
+                 soup.select("nav.bd-links li.current > a")[-1].get_text().strip()):
+        assert re.match(r"(\d+\. )?", text)[0] == shown
+    assert not soup.article.select("h2 .section-number, h3 .section-number")
+
+
+def test_references_by_title_have_the_chapters_number(folder):
+    soup = BeautifulSoup((folder / f"{PAGES[0]}.html").read_text(), "html.parser")
+    links = {a["href"]: a.get_text() for a in soup.article.select("table a")}
+    for page in PAGES:
+        if number := re.match(r"book/(\d\d)-", page):
+            assert links[f"{page.removeprefix('book/')}.html"].startswith(f"{int(number[1])}. ")
+
+
+@pytest.mark.parametrize("page", [PAGES[0], NOTEBOOKS[0], "search"])
+def test_one_search_field_and_no_bar_above_the_page(visit, page):
+    seen = visit(f"{page}.html", viewport={"width": 1440, "height": 900})
+    fields = seen.page.locator(".search-button-field:visible, input[name=q]:visible")
+    assert fields.count() == 1
+    assert seen.page.locator(".bd-main").bounding_box()["y"] == 0
 
 
 @pytest.mark.parametrize("page", [*PAGES, "search"])
@@ -262,6 +324,36 @@ def test_search_finds_a_word_without_a_server(visit):
     seen.page.wait_for_selector("#search-results li a")
     assert any("08-spectra" in a.get_attribute("href") for a in seen.page.locator("#search-results li a").all())
     assert seen.errors == [] and seen.outside == []
+
+
+@pytest.mark.parametrize("query, page, others", [
+    ("xavier", "02-variance-flow", 4), ("kaiming", "03-activations", 4), ("adamw", "17-sharpness", 1),
+    ("warm-up", "17-sharpness", 12), ("newton", "09-hessian-chain-rule", len(PAGES)),
+])
+def test_search_knows_other_names_and_whole_words(browser, served, query, page, others):
+    """What is shown of a page is its text: no sources of formulas, no table of contents."""
+    seen = site_checks.patient(browser.new_page())
+    seen.goto(f"{served}search.html?q={query}")
+    found = seen.locator("#search-results li a")
+    seen.wait_for_function("() => /found|matching/.test(document.querySelector('.search-summary')?.innerText)")
+    assert any(page in a.get_attribute("href") for a in found.all())
+    assert len({a.get_attribute("href").partition("#")[0] for a in found.all()}) <= others
+    seen.wait_for_function("() => [...document.querySelectorAll('#search-results li')]"
+                           ".some(li => li.querySelector('p.context'))")
+    for extract in seen.locator("#search-results p.context").all_inner_texts():
+        assert "\\(" not in extract and "Contents" not in extract
+    seen.close()
+
+
+def test_missing_page_of_a_book_at_the_top_of_its_host(folder, browser):
+    with site_checks.serve(folder) as address:
+        page = site_checks.patient(browser.new_page())
+        missing = []
+        page.on("response", lambda answer: missing.append(answer.url) if answer.status >= 400 else None)
+        page.goto(f"{address}book/no/such/page.html")
+        assert missing == [f"{address}book/no/such/page.html"]
+        assert page.locator("article p a").first.evaluate("a => a.href") == f"{address}{PAGES[0]}.html"
+        page.close()
 
 
 def test_every_link_leads_somewhere(folder):

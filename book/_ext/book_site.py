@@ -1,4 +1,4 @@
-"""What the built site adds to the theme: addresses, MathJax, its 404 page, and mended pages.
+"""What the built site adds to the theme: addresses, MathJax, its 404 page, chapters' numbers, and mended pages.
 
 No address is written down anywhere. GITHUB_REPOSITORY ("owner/name", set by GitHub in every workflow)
 and GITHUB_SERVER_URL say where the book lives. They fill the buttons, the first cell of every notebook
@@ -16,8 +16,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import imagesize
+from docutils import nodes
 from PIL import Image
 from plain_notebooks import plain
+from sphinx.util.nodes import clean_astext
 
 ASSETS = Path(__file__).parent.parent / "_assets"
 COLAB_BRANCH = "notebooks"  # written by the deploy workflow: main's notebooks have no address filled in
@@ -87,6 +89,24 @@ def renew(app, env, added, changed, removed):
     return env.found_docs if newer else []
 
 
+def number_references(app, doctree, docname):
+    """A link that shows a chapter's title shows its number, too, as the title itself and the side bar do."""
+    env = app.env
+    numbers = {clean_astext(env.titles[name]): number[""] for name, number in env.toc_secnumbers.items()}
+    for reference in doctree.findall(nodes.reference):
+        number = numbers.get(reference.astext())
+        if number and reference.get("internal") and "secnumber" not in reference:
+            reference.insert(0, nodes.Text("{}. ".format(*number)))
+
+
+def drop_live_code(app, pagename, templatename, context, doctree):
+    """No page runs code: the scripts for that, which the theme adds twice so that the browser complains, go."""
+    context["script_files"] = [
+        script for script in context["script_files"]
+        if "thebe" not in f"{script.filename} {script.attributes.get('body', '')}".lower()
+    ]
+
+
 def adjust_buttons(app, pagename, templatename, context, doctree):
     """Colab opens the filled notebooks; no font of 120 kB for one brand's icon."""
     branch = app.config.html_theme_options.get("repository_branch", "main")
@@ -95,6 +115,26 @@ def adjust_buttons(app, pagename, templatename, context, doctree):
             each["icon"] = each["icon"].replace("fab fa-github", "fas fa-code-branch")
         for button in group.get("buttons", []) if group.get("label") == "launch-buttons" else []:
             button["url"] = button["url"].replace(f"/blob/{branch}/", f"/blob/{COLAB_BRANCH}/")
+
+
+def hang(body):
+    """Every line of code and output by itself, so that the style sheet can indent what does not fit and is wrapped.
+
+    Outputs with columns, which wrapping would tear, are marked.
+    """
+
+    def lines(match):
+        start, text = match[1], match[2].removesuffix("\n")
+        plain = [html.unescape(re.sub("<[^>]*>", "", line)) for line in text.split("\n")]
+        columns = sum(bool(re.search(r"\S {2,}\S", line)) for line in plain) >= 2
+        if columns and "output" in match.string[max(0, match.start() - 120):match.start()]:
+            start = start.replace("<pre>", '<pre class="columns">')
+        indents = (len(line) - len(line.lstrip()) for line in plain)
+        styles = (f' style="--i:{indent}"' if indent else "" for indent in indents)
+        spans = (f'<span class="line"{style}>{line}\n</span>' for style, line in zip(styles, text.split("\n")))
+        return f"{start}{''.join(spans)}</pre>"
+
+    return re.sub(r'(<div class="highlight"><pre>(?:<span></span>)?)(.*?)</pre>', lines, body, flags=re.DOTALL)
 
 
 def mend(app, pagename, templatename, context, doctree):
@@ -120,7 +160,7 @@ def mend(app, pagename, templatename, context, doctree):
     if "body" in context:
         body = re.sub(r"<img\b[^>]*>", mend_image, context["body"])
         # A list's children must be list items, and these have a role of their own.
-        context["body"] = body.replace('<div role="list" class="citation-list">', '<div class="citation-list">')
+        context["body"] = hang(body.replace('<div role="list" class="citation-list">', '<div class="citation-list">'))
 
 
 def lighten(out):
@@ -168,11 +208,14 @@ def finish(app, exception):
     # Read by crawlers where the book is at the top of its host, harmless elsewhere.
     sitemap = f"Sitemap: {book}sitemap.xml\n" if book else ""
     (out / "robots.txt").write_text(f"User-agent: *\nAllow: /\n{sitemap}")
-    if book:  # shown for any address, however deep: its links must not be relative to that
-        page = out / "404.html"
-        text = page.read_text(encoding="utf-8").replace('href="#', 'href="404.html#')
-        base = f'<head>\n<base href="{urlsplit(book).path}">'
-        page.write_text(text.replace("<head>", base, 1), encoding="utf-8")
+    # Shown for any address, however deep: its links must not be relative to that. Where nothing says where
+    # the book is, it is at the top of whatever host serves it; opened from disk the page lies beside its styles.
+    page = out / "404.html"
+    text = page.read_text(encoding="utf-8").replace('href="#', 'href="404.html#')
+    base = f'<base href="{urlsplit(book).path or "/"}">'
+    if not book:
+        base += "<script>if (location.protocol === 'file:') document.querySelector('base').remove()</script>"
+    page.write_text(text.replace("<head>", f"<head>\n{base}", 1), encoding="utf-8")
 
 
 def setup(app):
@@ -185,7 +228,9 @@ def setup(app):
     app.connect("source-read", fill_page)
     app.connect("env-get-outdated", renew)
     app.connect("html-collect-pages", not_found_page)
+    app.connect("doctree-resolved", number_references)
     app.connect("html-page-context", adjust_buttons, priority=900)
+    app.connect("html-page-context", drop_live_code, priority=900)
     app.connect("html-page-context", mend, priority=900)
     app.connect("build-finished", finish)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

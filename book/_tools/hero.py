@@ -50,8 +50,8 @@ def hero():
             ax.fill_between(layers, runs[:, k].amin(0), runs[:, k].amax(0), color=color, alpha=0.25, lw=0)
             middle = runs[:, k].median(0).values
             ax.semilogy(layers, middle, color=color, marker=marker, ms=3.5, markevery=3, label=label)
-    axes[0].set(title="The signal", xlabel="layer", ylabel="mean square of pre-activations")
-    axes[1].set(title="The curvature", xlabel="layer", ylabel="norm of the layer's Hessian block")
+    axes[0].set(title="The signal", xlabel="layer", ylabel="mean square of its values")
+    axes[1].set(title="The curvature", xlabel="layer", ylabel="norm of Hessian block")
     for ax in axes:
         ax.grid(alpha=0.25)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)

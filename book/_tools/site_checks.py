@@ -113,6 +113,31 @@ def still(page):
     page.evaluate("() => new Promise(d => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(d))))")
 
 
+# Everything that is wider than the room it has, with its kind and whether one can scroll to the rest.
+_CUT = """() => {
+  const found = [];
+  for (const node of document.querySelectorAll("article *")) {
+    if (node.closest("mjx-container") && !node.matches("mjx-container")) continue;
+    const style = getComputedStyle(node);
+    if (style.overflowX === "visible" || !node.checkVisibility() || node.scrollWidth <= node.clientWidth + 1) continue;
+    const screenReader = style.position === "absolute" && node.clientWidth <= 1;
+    if (screenReader || style.display.startsWith("inline") && !node.clientWidth) continue;
+    const kind = node.matches("pre.columns") ? "columns" : node.matches("pre") ? (node.closest(".cell_output") ? "output" : "code")
+      : node.matches(".math, mjx-container") ? "formula" : node.querySelector(":scope > table") ? "table"
+      : node.querySelector("img") ? "figure" : "other";
+    found.push([kind, /auto|scroll/.test(style.overflowX), node.textContent.trim().slice(0, 80)]);
+  }
+  return found;
+}"""
+
+
+def cut(page):
+    """What an open page shows only in part, everything unfolded: (kind, can be scrolled, how its text begins)."""
+    page.evaluate(_UNFOLD)
+    still(page)
+    return [tuple(each) for each in page.evaluate(_CUT)]
+
+
 def measure(browser, url, formulas_in_time=False):
     """Open a page as a new visitor does, once, and scroll through it.
 
