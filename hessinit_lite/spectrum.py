@@ -147,7 +147,7 @@ def top_eigenpairs(
 def _random(operator, generator, draw, *columns):
     """A random array [P, *columns] for an operator, drawn on its device.
 
-    An operator that is spread over processes has a method `agree`, which gives all of them the same.
+    An operator that is spread over processes has a method `agree`, which gives all one.
     """
     array = torch.empty(operator.shape[0], *columns, dtype=operator.dtype, device=operator.device)
     check_generator(generator, array)
