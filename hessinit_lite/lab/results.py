@@ -94,9 +94,8 @@ class Results:
         """`[function(**setting) for each setting]`, from stored answers where there are any.
 
         Answers are stored as they come: interrupt it, and the next call goes on with the rest. The
-        function gets a setting as it is, as keyword arguments. A number that is not finite is
-        stored as text ("inf", "nan") and comes back as a float; tuples come back as lists, keys of
-        dicts as strings.
+        function gets a setting as it is. A number that is not finite is stored as text ("inf",
+        "nan") and comes back as a float; tuples come back as lists, keys of dicts as strings.
 
         Raises:
             TypeError: for settings or answers that JSON cannot hold.

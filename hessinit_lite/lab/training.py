@@ -47,8 +47,7 @@ def train(
     progress=False,
     warmup=0,
 ):
-    """Plain SGD on `data.train`, a `Data` on the model's device, for `steps` mini-batches, in
-    place.
+    """Plain SGD on `data.train` (on the model's device) for `steps` mini-batches, in place.
 
     The order of the samples depends on `seed` alone. A run whose loss is no longer finite ends
     early; the weights of its last finite loss are kept.
