@@ -44,27 +44,15 @@ _ELSEWHERE = {
     "lab.corpus": ("Corpus", "docstrings", "draw_negatives", "text8"),
     "lab.data": ("Data", "DataUnavailable", "cifar10", "digits", "fashion_mnist", "mnist"),
     "lab.explorable": ("explore",),
-    "lab.networks": (
-        "EfficientNet",
-        "GoogLeNet",
-        "LeNet5",
-        "ResNet18",
-        "SkipGram",
-        "TinyTransformer",
-    ),
+    "lab.networks": "EfficientNet GoogLeNet LeNet5 ResNet18 SkipGram TinyTransformer".split(),
     "lab.results": ("Results",),
     "lab.tables": ("table",),
     "lab.training": ("Run", "accuracy", "final_losses", "sweep", "train", "train_together"),
 }
 _HOME = {name: module for module, names in _ELSEWHERE.items() for name in names}
 _MODULES = {"figures": "lab.figures", "results": "lab.results", "plots": "plots"}
-__all__ = sorted(
-    [
-        *(name for name in globals() if not name.startswith("_") and name != "importlib"),
-        *_HOME,
-        *_MODULES,
-    ]
-)
+_HERE = [name for name in globals() if not name.startswith("_") and name != "importlib"]
+__all__ = sorted([*_HERE, *_HOME, *_MODULES])
 
 
 def __getattr__(name):

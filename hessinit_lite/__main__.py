@@ -26,12 +26,8 @@ from .diagnosis.report import OPTIMIZERS, report
 from .lab import data
 
 #: Data sets that --data knows, and the shape of one of their pictures.
-PICTURES = {
-    "digits": (1, 8, 8),
-    "mnist": (1, 28, 28),
-    "fashion_mnist": (1, 28, 28),
-    "cifar10": (3, 32, 32),
-}
+PICTURES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28)}
+PICTURES["cifar10"] = (3, 32, 32)
 LOSSES = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
 EXAMPLE = """\
 example: a file mynet.py in the current folder with a function that returns the model,
@@ -66,9 +62,8 @@ def _seed(text):
     except ValueError:
         seed = 2**64
     if not -(2**63) <= seed < 2**64:
-        raise argparse.ArgumentTypeError(
-            f"must be a whole number from -2^63 to 2^64 - 1, got {text!r}"
-        )
+        known = "must be a whole number from -2^63 to 2^64 - 1"
+        raise argparse.ArgumentTypeError(f"{known}, got {text!r}")
     return seed
 
 
@@ -85,10 +80,51 @@ def _positive(kind):
     return read
 
 
+MODEL = (
+    "function without arguments that returns a torch.nn.Module; the module is looked for in the "
+    "current folder first"
+)
+#: {option: its help}.
+OPTIONS = {
+    "data": f"{', '.join(PICTURES)}, or MODULE:FUNCTION, a function without arguments that returns "
+    "a batch (inputs, targets); digits needs no network (default: digits)",
+    "shape": "reshape every input, for instance 1,8,8 for digits as pictures",
+    "batch": "samples to draw from the data (default: 256)",
+    "loss": "mse takes labels as one-hot vectors (default: cross_entropy)",
+    "device": "auto is cuda where there is one (default: auto)",
+    "seed": "of the model's weights and of the choice of samples (default: 0)",
+    "lr": "a learning rate to judge",
+    "optimizer": "what --lr is for (default: sgd)",
+    "settle": "let the batch norm of a copy average over so many passes of the batch first",
+    "layers": 'only these layers, by name or pattern such as "blocks.*"',
+    "plot": "save the figure (png, svg, pdf; .png is added where the name has no ending)",
+    "json": "save all numbers",
+    "allow-unverified": "read CIFAR-10 files whose checksum is not the official one",
+    "progress": "show progress bars",
+    "traceback": "show where an error came from",
+}
+#: {option: what argparse is told about it}.
+HOW_TO_READ = {
+    "data": {"default": "digits", "metavar": "NAME"},
+    "shape": {"type": _shape, "metavar": "C,H,W"},
+    "batch": {"type": _positive(int), "default": 256, "metavar": "N"},
+    "loss": {"choices": LOSSES, "default": "cross_entropy"},
+    "device": {"choices": ("auto", "cpu", "cuda"), "default": "auto"},
+    "seed": {"type": _seed, "default": 0},
+    "lr": {"type": _positive(float)},
+    "optimizer": {"choices": OPTIMIZERS, "default": "sgd"},
+    "settle": {"type": _positive(int), "default": 0, "metavar": "PASSES"},
+    "layers": {"nargs": "+", "metavar": "NAME"},
+    "plot": {"metavar": "FILE"},
+    "json": {"metavar": "FILE"},
+    **dict.fromkeys(("allow-unverified", "progress", "traceback"), {"action": "store_true"}),
+}
+
+
 def parser():
-    main = argparse.ArgumentParser(
-        prog="hessinit-lite", description="Curvature of neural networks at initialization."
-    )
+    """The parser of the command line."""
+    about = "Curvature of neural networks at initialization."
+    main = argparse.ArgumentParser(prog="hessinit-lite", description=about)
     commands = main.add_subparsers(dest="command", required=True)
     diagnose = commands.add_parser(
         "diagnose",
@@ -99,80 +135,9 @@ def parser():
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = diagnose.add_argument
-    add(
-        "model",
-        metavar="MODULE:FUNCTION",
-        help="function without arguments that returns a "
-        "torch.nn.Module; the module is looked for in the current folder first",
-    )
-    add(
-        "--data",
-        default="digits",
-        metavar="NAME",
-        help=f"{', '.join(PICTURES)}, or "
-        "MODULE:FUNCTION, a function without arguments that returns a batch (inputs, targets); "
-        "digits needs no network (default: digits)",
-    )
-    add(
-        "--shape",
-        type=_shape,
-        metavar="C,H,W",
-        help="reshape every input, for instance 1,8,8 for digits as pictures",
-    )
-    add(
-        "--batch",
-        type=_positive(int),
-        default=256,
-        metavar="N",
-        help="samples to draw from the data (default: 256)",
-    )
-    add(
-        "--loss",
-        choices=LOSSES,
-        default="cross_entropy",
-        help="mse takes labels as one-hot vectors (default: cross_entropy)",
-    )
-    add(
-        "--device",
-        choices=("auto", "cpu", "cuda"),
-        default="auto",
-        help="auto is cuda where there is one (default: auto)",
-    )
-    add(
-        "--seed",
-        type=_seed,
-        default=0,
-        help="of the model's weights and of the choice of samples (default: 0)",
-    )
-    add("--lr", type=_positive(float), help="a learning rate to judge")
-    add("--optimizer", choices=OPTIMIZERS, default="sgd", help="what --lr is for (default: sgd)")
-    add(
-        "--settle",
-        type=_positive(int),
-        default=0,
-        metavar="PASSES",
-        help="let the batch norm of a copy average over so many passes of the batch first",
-    )
-    add(
-        "--layers",
-        nargs="+",
-        metavar="NAME",
-        help='only these layers, by name or pattern such as "blocks.*"',
-    )
-    add(
-        "--plot",
-        metavar="FILE",
-        help="save the figure (png, svg, pdf; .png is added where the name has no ending)",
-    )
-    add("--json", metavar="FILE", help="save all numbers")
-    add(
-        "--allow-unverified",
-        action="store_true",
-        help="read CIFAR-10 files whose checksum is not the official one",
-    )
-    add("--progress", action="store_true", help="show progress bars")
-    add("--traceback", action="store_true", help="show where an error came from")
+    diagnose.add_argument("model", metavar="MODULE:FUNCTION", help=MODEL)
+    for name, text in OPTIONS.items():
+        diagnose.add_argument(f"--{name}", help=text, **HOW_TO_READ.get(name, {}))
     return main
 
 
@@ -190,11 +155,8 @@ def _print(text, file=None):
 def _one_line(error, file=None):
     """An exception in one line; with the line of `file` (the user's module) that it passed last."""
     text = " ".join(str(error).split()) or "no message"
-    lines = [
-        frame.lineno
-        for frame in traceback.extract_tb(error.__traceback__)
-        if frame.filename == file
-    ]
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
     place = f" ({os.path.basename(file)}, line {lines[-1]})" if lines else ""
     return f"{type(error).__name__}: {text[:300]}{place}"
 
@@ -225,28 +187,20 @@ def _call(path, example):
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and f"{name}.".startswith(f"{error.name}."):
-            raise Refused(
-                f"no module {name!r}: there is no {name.replace('.', '/')}.py in the "
-                "current folder, and none is installed"
-            ) from error
-        raise Refused(
-            f"module {name!r} cannot be imported: it needs {error.name!r}, which is not installed"
-        ) from error
+            where = f"there is no {name.replace('.', '/')}.py in the current folder"
+            raise Refused(f"no module {name!r}: {where}, and none is installed") from error
+        why = f"it needs {error.name!r}, which is not installed"
+        raise Refused(f"module {name!r} cannot be imported: {why}") from error
     except (Exception, SystemExit) as error:  # whatever the user's file does
         raise Refused(f"module {name!r} cannot be imported: {_one_line(error)}") from error
     if not hasattr(module, function):
-        known = [
-            key
-            for key, value in vars(module).items()
-            if inspect.isfunction(value) and value.__module__ == module.__name__
-        ]
-        raise Refused(f"{name} has no {function!r}; functions in it: {', '.join(known) or 'none'}")
+        own = lambda value: inspect.isfunction(value) and value.__module__ == module.__name__
+        known = ", ".join(key for key, value in vars(module).items() if own(value)) or "none"
+        raise Refused(f"{name} has no {function!r}; functions in it: {known}")
     named = getattr(module, function)
     if not callable(named):
-        raise Refused(
-            f"{path} is no function but {type(named).__name__}: write a function without "
-            "arguments that returns it"
-        )
+        how = "write a function without arguments that returns it"
+        raise Refused(f"{path} is no function but {type(named).__name__}: {how}")
     try:
         return named()
     except (Exception, SystemExit) as error:
@@ -272,12 +226,8 @@ def _model(args):
 def _batch(args):
     if ":" in args.data:
         batch = _call(args.data, "make_batch")
-        if not (
-            isinstance(batch, (tuple, list))
-            and len(batch) == 2
-            and _tensors(batch[0])
-            and isinstance(batch[1], torch.Tensor)
-        ):
+        pair = isinstance(batch, (tuple, list)) and len(batch) == 2
+        if not (pair and _tensors(batch[0]) and isinstance(batch[1], torch.Tensor)):
             raise Refused(
                 f"{args.data} must return a pair of tensors (inputs, targets); a tuple or "
                 "mapping of inputs is unpacked for the model"
@@ -290,9 +240,8 @@ def _batch(args):
                 f"samples, they have the shapes {' and '.join(map(str, shapes))}"
             )
     elif args.data not in PICTURES:
-        raise Refused(
-            f"unknown data {args.data!r}; known: {', '.join(PICTURES)}, or module:function"
-        )
+        known = ", ".join(PICTURES)
+        raise Refused(f"unknown data {args.data!r}; known: {known}, or module:function")
     else:
         load = getattr(data, args.data)
         if args.allow_unverified and args.data == "cifar10":
@@ -305,13 +254,10 @@ def _batch(args):
     if args.shape:
         if not isinstance(inputs, torch.Tensor):
             raise Refused(f"--shape is for one tensor of inputs, {args.data} gave several")
-        numbers = inputs[0].numel() if len(inputs) else 0
-        asked = math.prod(args.shape)
+        numbers, asked = inputs[0].numel() if len(inputs) else 0, math.prod(args.shape)
         if asked != numbers:
-            raise Refused(
-                f"--shape {','.join(map(str, args.shape))} has {asked} numbers, but an "
-                f"input of {args.data} has {numbers}"
-            )
+            what = f"--shape {','.join(map(str, args.shape))} has {asked} numbers"
+            raise Refused(f"{what}, but an input of {args.data} has {numbers}")
         inputs = inputs.reshape(len(inputs), *args.shape)
     return inputs, targets
 
@@ -365,10 +311,8 @@ def _check_files(args):
             _check_file("--plot", args.plot)
         known = FigureCanvasBase.get_supported_filetypes()
         if ending[1:].lower() not in known:
-            raise Refused(
-                f"--plot {args.plot}: expected a name that ends in "
-                f"{', '.join(f'.{kind}' for kind in sorted(known))}"
-            )
+            known = ", ".join(f".{kind}" for kind in sorted(known))
+            raise Refused(f"--plot {args.plot}: expected a name that ends in {known}")
     if args.json is not None:
         _check_file("--json", args.json)
         if args.plot is not None and os.path.realpath(args.plot) == os.path.realpath(args.json):
@@ -414,11 +358,10 @@ def diagnose(args):
     outputs = _outputs(model, inputs, args)
     if outputs.ndim == 2 and targets.ndim == 1 and not targets.is_floating_point():
         classes = outputs.shape[1]
-        if targets.min() < 0 or targets.max() >= classes:
-            raise Refused(
-                f"labels out of range: the model has {classes} outputs, the labels of "
-                f"{args.data} go from {int(targets.min())} to {int(targets.max())}"
-            )
+        low, high = int(targets.min()), int(targets.max())
+        if low < 0 or high >= classes:
+            what = f"labels out of range: the model has {classes} outputs"
+            raise Refused(f"{what}, the labels of {args.data} go from {low} to {high}")
         if args.loss == "mse":
             targets = F.one_hot(targets.long(), classes).to(outputs.dtype)
     if args.loss == "mse" and targets.shape != outputs.shape:
@@ -427,20 +370,12 @@ def diagnose(args):
             f"or labels for outputs [N, classes]; they have {tuple(targets.shape)}"
         )
     try:
-        result = report(
-            model,
-            LOSSES[args.loss],
-            (inputs, targets),
-            layers=args.layers,
-            lr=args.lr,
-            optimizer=args.optimizer,
-            settle=args.settle,
-            progress=args.progress,
-        )
+        names = "layers", "lr", "optimizer", "settle", "progress"
+        options = {name: getattr(args, name) for name in names}
+        result = report(model, LOSSES[args.loss], (inputs, targets), **options)
     except torch.cuda.OutOfMemoryError as error:
-        raise Refused(
-            "the GPU's memory does not suffice: a smaller --batch, or some --layers only"
-        ) from error
+        how = "a smaller --batch, or some --layers only"
+        raise Refused(f"the GPU's memory does not suffice: {how}") from error
     except (Exception, SystemExit) as error:
         known = type(error) in (TypeError, ValueError)
         raise Refused(" ".join(str(error).split()) if known else _one_line(error)) from error

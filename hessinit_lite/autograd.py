@@ -42,13 +42,12 @@ def call(model, inputs):
         outputs = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
     if isinstance(outputs, torch.Tensor):
         return outputs
-    logits = (
-        outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", None)
-    )
+    get = outputs.get if isinstance(outputs, Mapping) else functools.partial(getattr, outputs)
+    logits = get("logits", None)
     if not isinstance(logits, torch.Tensor):
         raise NoOutputs(
-            f"the model returns {type(outputs).__name__}, neither a tensor of outputs nor something "
-            "with a tensor called logits: wrap it in a module whose forward returns the outputs alone"
+            f"the model returns {type(outputs).__name__}, neither a tensor nor one called logits: "
+            "wrap it in a module whose forward returns the outputs alone"
         )
     return logits
 
@@ -63,15 +62,11 @@ def forward(model, inputs, device):
 
     Both are put back, and the pass is the same in every call or refused.
     """
-    states = _random_states(device)
-    learning = any(module.training for module in model.modules())
-    buffers = (
-        [(name, b, b._version, b.clone()) for name, b in model.named_buffers()] if learning else []
-    )
+    states, buffers = _random_states(device), []
+    if any(module.training for module in model.modules()):
+        buffers = [(name, b, b._version, b.clone()) for name, b in model.named_buffers()]
     with twice_differentiable(model):
-        outputs = call(
-            model, map_tensors(inputs, torch.clone)
-        )  # a model may change its inputs in place
+        outputs = call(model, map_tensors(inputs, torch.clone))  # it may change them in place
     if any(not torch.equal(a, b) for a, b in zip(states, _random_states(device))):
         torch.set_rng_state(states[0])
         if device.type == "cuda":
@@ -105,9 +100,9 @@ def nodes(tensors):
 
 
 def refuse_once_differentiable(tensors):
-    """ValueError if the graph of `tensors` (first derivatives) holds a once-differentiable function.
+    """ValueError if the graph of `tensors`, first derivatives, cannot be differentiated again.
 
-    torch cuts the graph there, so a further derivative would be wrong without a word.
+    torch cuts it at a once-differentiable function: a further derivative would be wrong, silently.
     """
     if any(node.name() == "torch::autograd::Error" for node in nodes(tensors)):
         raise ValueError(
@@ -127,8 +122,8 @@ def seed_of(loss):
 def differentiate(outputs, inputs, vectors, batched):
     """Vector-Jacobian products through a kept graph; zero where the graph ends.
 
-    A derivative that is constant (a loss linear in some weights) leaves no graph behind. batched: the
-    vectors have a leading axis, and so have the results; all are made in one pass.
+    A derivative that is constant (a loss linear in some weights) leaves no graph behind. If
+    `batched`, the vectors have a leading axis, and so have the results; all are made in one pass.
     """
     live = [(o, v) for o, v in zip(outputs, vectors) if o.requires_grad]
     results = [None] * len(inputs)
@@ -141,8 +136,8 @@ def differentiate(outputs, inputs, vectors, batched):
 def pull_back(outputs, inputs, vectors, batched):
     """`torch.autograd.grad` through a kept graph, None where an input is not reached.
 
-    batched: one pass for all columns of the vectors' leading axis; where a function in the graph
-    cannot do that (torch's group norm, custom functions, anomaly mode), one pass each.
+    If `batched`, one pass for all columns of the vectors' leading axis; where a function in the
+    graph cannot do that (torch's group norm, custom functions, anomaly mode), one pass each.
     """
 
     def gradients(vectors, batched):
@@ -178,15 +173,12 @@ def graph_bytes(tensors):
 @functools.lru_cache
 def weight_norm_is_wrong():
     """Whether torch's fused weight_norm takes the norms for constants in its second derivative."""
-    v, g = (
-        torch.tensor([[1.0, 2]], dtype=torch.float64, requires_grad=True),
-        torch.ones(1, 1, dtype=torch.float64),
-    )
+    v = torch.tensor([[1.0, 2]], dtype=torch.float64, requires_grad=True)
+    g = torch.ones(1, 1, dtype=torch.float64)
 
     def second(weight):
         (first,) = torch.autograd.grad(weight[0, 0], v, create_graph=True)
         return torch.autograd.grad(first[0, 0], v)[0]
 
-    return not torch.allclose(
-        second(torch._weight_norm(v, g, 0)), second(v * (g / v.norm(dim=1, keepdim=True)))
-    )
+    fused, plain = torch._weight_norm(v, g, 0), v * (g / v.norm(dim=1, keepdim=True))
+    return not torch.allclose(second(fused), second(plain))

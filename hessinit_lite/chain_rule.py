@@ -30,57 +30,45 @@ from .spectrum import Estimate, frobenius_norm, trace
 
 NORMS = ("spectral", "frobenius", "gradient")
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_CHANNEL_NORMS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-)
+_BATCH_NORM, _INSTANCE_NORM = nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm
+_CHANNEL_NORMS = (_BATCH_NORM, _INSTANCE_NORM, nn.GroupNorm)
 _TRAILING_NORMS = (nn.LayerNorm, nn.RMSNorm) if hasattr(nn, "RMSNorm") else (nn.LayerNorm,)
 NORM_LAYERS = (*_CHANNEL_NORMS, *_TRAILING_NORMS)
 #: The layers whose blocks have factors: torch's own classes. A subclass may compute anything.
-_COVERED = {
-    nn.Linear,
-    nn.Embedding,
-    *_CONVOLUTIONS,
-    nn.GroupNorm,
-    *_TRAILING_NORMS,
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-}
-#: Products from which the trace and the Frobenius norm of a large block without factors are estimated.
+_COVERED = {nn.Linear, nn.Embedding, *_CONVOLUTIONS, nn.GroupNorm, *_TRAILING_NORMS}
+_COVERED |= {nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d}
+_COVERED |= {nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d}
+#: Products that estimate the trace and the Frobenius norm of a large block without factors.
 ESTIMATED_FROM = 64
 
 
 def _key(parameter):
     """A weight is called as its module, any other parameter by its full name."""
-    return (
-        parameter[: -len("weight")].rstrip(".")
-        if parameter.rpartition(".")[2] == "weight"
-        else parameter
-    )
+    module, _, name = parameter.rpartition(".")
+    return module if name == "weight" else parameter
 
 
 def curved_weights(model, frozen=False):
-    """{key: name} of every trainable weight: parameters of two or more dimensions that are not a norm's.
+    """{key: name} of every trainable weight: parameters of two or more dimensions, but for norms'.
 
     The key is the module's name for `.weight`, else the parameter's full name (attention's
     "attn.in_proj_weight", "lstm.weight_ih_l0"). A weight that several modules share is listed once.
-    frozen: list frozen ones, too.
 
-    Raises TypeError if `model` is no module, ValueError where there is none, all are frozen, or a
-    layer's weight is computed from other parameters.
+    Args:
+        frozen: list frozen ones, too.
+
+    Raises:
+        TypeError: if `model` is no module.
+        ValueError: where there is none, all are frozen, or a layer's weight is computed from
+            others.
     """
     model = original(model)
     for name, module in model.named_modules():
         if isinstance(module, (*WEIGHT_LAYERS, nn.Embedding)) and is_computed(module):
             raise ValueError(
-                f"the weight of {name!r} is computed from other parameters: undo the parametrization "
-                "(torch.nn.utils.parametrize.remove_parametrizations, prune.remove), or ask for "
-                'parameters="all"'
+                f"the weight of {name!r} is computed from other parameters: undo the "
+                "parametrization (torch.nn.utils.parametrize.remove_parametrizations, "
+                'prune.remove), or ask for parameters="all"'
             )
     weights = {
         name: p
@@ -114,16 +102,15 @@ def _chosen(model, parameters, layers):
         raise ValueError(f"unknown parameters {parameters!r}; known: weights, all")
     if layers is not None:
         names = {key: names[key] for key in matching(names, layers)}
-    return {
-        key: (_owner(model, name), name.rpartition(".")[2], name) for key, name in names.items()
-    }
+    attribute = lambda name: name.rpartition(".")[2]
+    return {key: (_owner(model, name), attribute(name), name) for key, name in names.items()}
 
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _is_plain(module):
-    """Whether a module computes what its class in torch does: no subclass, patch, hook or compiled form."""
+    """Whether a module computes what torch's does: no subclass, patch, hook or compiled form."""
     return (
         type(module) in _COVERED
         and not any(getattr(module, hooks) for hooks in _HOOKS)
@@ -151,21 +138,18 @@ def _places(layer, tensor, lead):
     if isinstance(layer, (*_CONVOLUTIONS, *_CHANNEL_NORMS)):  # [..., channels, *positions]
         return tensor.flatten(lead + 1).mT if tensor.ndim > lead + 1 else tensor.unsqueeze(lead)
     features = layer.weight.ndim if isinstance(layer, _TRAILING_NORMS) else 1
-    return tensor.reshape(
-        *tensor.shape[:lead], -1, math.prod(tensor.shape[tensor.ndim - features :])
-    )
+    size = math.prod(tensor.shape[tensor.ndim - features :])
+    return tensor.reshape(*tensor.shape[:lead], -1, size)
 
 
 def _patches(layer, x):
     """The input of a convolution as its kernel sees it: [N, T, groups, d_in]."""
-    same = layer.padding == "same"
-    padding = [] if layer.padding != "valid" else [0, 0] * len(layer.kernel_size)
-    for axis in reversed(range(len(layer.kernel_size) if not padding else 0)):
-        total = (
-            layer.dilation[axis] * (layer.kernel_size[axis] - 1)
-            if same
-            else 2 * layer.padding[axis]
-        )
+    padding = []
+    for axis in reversed(range(len(layer.kernel_size))):
+        if layer.padding == "same":
+            total = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
+        else:
+            total = 0 if layer.padding == "valid" else 2 * layer.padding[axis]
         padding += [total // 2, total - total // 2]
     x = F.pad(x, padding, "constant" if layer.padding_mode == "zeros" else layer.padding_mode)
     for axis, (k, stride, gap) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation)):
@@ -186,8 +170,8 @@ def _fits(layer, x, samples):
 def _factors(layer, attribute, inputs):
     """(F, fold, tokens) of one parameter of `layer`, which was called with each of `inputs`.
 
-    fold turns gradients Γ [C, N, T, d_out] into the `curvature` to store beside F; tokens is None but
-    for an embedding.
+    fold turns gradients Γ [C, N, T, d_out] into the `curvature` to store beside F; tokens is None
+    but for an embedding.
     """
     samples, like = len(inputs[0]), layer.weight
     ones = like.new_ones(samples, 1, 1)
@@ -195,18 +179,12 @@ def _factors(layer, attribute, inputs):
         return ones, lambda g: g.sum(2, keepdim=True), None
     if isinstance(layer, NORM_LAYERS):
         bare = {name: torch.full_like(p, name == "weight") for name, p in layer.named_parameters()}
-        normalized = _join(
-            [
-                _places(layer, torch.func.functional_call(layer, bare, (x,)), 1).detach()
-                for x in inputs
-            ],
-            1,
-        )
+        plain = [torch.func.functional_call(layer, bare, (x,)).detach() for x in inputs]
+        normalized = _join([_places(layer, x, 1) for x in plain], 1)
         return ones, lambda g: (g * normalized).sum(2, keepdim=True), None
     if isinstance(layer, nn.Embedding):
-        tokens, used = torch.cat([x.reshape(samples, -1) for x in inputs], dim=1).unique(
-            return_inverse=True
-        )
+        seen = torch.cat([x.reshape(samples, -1) for x in inputs], dim=1)
+        tokens, used = seen.unique(return_inverse=True)
         onehot = F.one_hot(used, len(tokens)).to(like.dtype)
         if layer.padding_idx is not None:  # this row gets no gradient
             onehot[..., tokens == layer.padding_idx] = 0
@@ -219,9 +197,7 @@ def _factors(layer, attribute, inputs):
     if groups == 1 and (places == 1 or places <= width):
         return seen[:, :, 0], lambda g: g, None
 
-    def terms(
-        g,
-    ):  # the r_cn themselves: fewer numbers than F and Γ, and groups do not matter any more
+    def terms(g):  # the r_cn: fewer numbers than F and Γ, and groups do not matter any more
         g = g.unflatten(3, (groups, -1))
         return torch.einsum("cntgo,ntgi->cngoi", g, seen).flatten(2)[:, :, None]
 
@@ -235,9 +211,9 @@ def _join(tensors, axis):
 def _factor_gradients(outputs, us, s, memory):
     """Gradients of the columns of S in each of `us`, a chunk of classes at a time.
 
-    Yields lists of (Γ [chunk, N, ...], apart) for each u. apart: do samples not see each other between u
-    and the outputs? Where they do not, a weight on each sample of any column is one on its Γ. The column
-    that is tried is a random mix of all.
+    Yields lists of (Γ [chunk, N, ...], apart) for each u. apart: do samples not see each other
+    between u and the outputs? Where they do not, a weight on each sample of any column is one on
+    its Γ. The column that is tried is a random mix of all.
     """
     generator = torch.Generator(s.device).manual_seed(0)
     mix = torch.randn(len(s), 1, 1, dtype=s.dtype, device=s.device, generator=generator)
@@ -249,12 +225,11 @@ def _factor_gradients(outputs, us, s, memory):
     for part in columns.split(chunk):
         gradients = pull_back([outputs], us, [part], batched=True)
         if apart is None:
-            errors = [
-                torch.stack([(g[0].flatten(1) - weights * g[1].flatten(1)).norm(), g[0].norm()])
-                for g in gradients
-            ]
+            errors = [(g[0].flatten(1) - weights * g[1].flatten(1)).norm() for g in gradients]
+            norms = [g[0].norm() for g in gradients]
+            pairs = zip(*torch.stack([torch.stack(errors), torch.stack(norms)]).tolist())
             tolerance = 4 * torch.finfo(s.dtype).eps ** 0.5
-            apart = [error <= tolerance * norm for error, norm in torch.stack(errors).tolist()]
+            apart = [error <= tolerance * norm for error, norm in pairs]
             gradients = [g[2:] for g in gradients]
         yield list(zip(gradients, apart))
 
@@ -262,28 +237,36 @@ def _factor_gradients(outputs, us, s, memory):
 def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28, layers=None):
     """{layer name: block} for every trainable weight of `model`: its Gauss-Newton block H_w(k).
 
-    torch's dense, convolutional and embedding layers give a `LayerBlock` from one forward pass and a
-    backward pass for each class; so do, with parameters="all" (keys are then the parameters' names),
-    biases and the weights of norms. Everything else gives a `Block` of the same matrix, known by its
-    products only: other layers (attention, recurrent, transposed convolutions) and any subclass; layers
-    with hooks or a patched forward; a weight that is used in several modules or outside its own; layers
-    that are not fed sample by sample, or samples that see each other; outputs that are not [N, classes];
-    and so many classes that the factors of H_z would not fit into `memory`.
+    torch's dense, convolutional and embedding layers give a `LayerBlock` from one forward pass and
+    a backward pass for each class; so do, with parameters="all" (keys are then the parameters'
+    names), biases and the weights of norms. Everything else gives a `Block` of the same matrix,
+    known by its products only: other layers (attention, recurrent, transposed convolutions) and any
+    subclass; layers with hooks or a patched forward; a weight that is used in several modules or
+    outside its own; layers that are not fed sample by sample, or samples that see each other;
+    outputs that are not [N, classes]; and so many classes that the factors of H_z would not fit
+    into `memory`.
 
-    batch: a pair (inputs, targets), or a loader of such pairs, whose blocks are joined; the factors of
-        all samples are then in memory at once.
-    memory: bytes for the factors of H_z, and again for the backward passes, beside the factors of the
-        blocks; classes are taken in chunks.
-    layers: keys, or patterns such as "blocks.*", if not all are wanted.
+    Args:
+        batch: a pair (inputs, targets), or a loader of such pairs, whose blocks are joined; the
+            factors of all samples are then in memory at once.
+        parameters: "weights", or "all".
+        memory: bytes for the factors of H_z, and again for the backward passes, beside the factors
+            of the blocks; classes are taken in chunks.
+        layers: keys, or patterns such as "blocks.*", if not all are wanted.
 
-    Raises what `check_batch` raises, ValueError for a model whose weights are all frozen or computed
-    from others, for patterns that fit none, and under torch.no_grad().
+    Raises:
+        TypeError, ValueError: as `check_batch`; also for a model whose weights are all frozen or
+            computed from others, for patterns that fit none, and under torch.no_grad().
+
+    Example:
+        >>> model, batch = hl.MLP(2, 3, 2, 2), (torch.zeros(4, 2), torch.zeros(4, 2))
+        >>> blocks = hl.layer_blocks(model, F.mse_loss, batch, parameters="all", layers="*.bias")
+        >>> {name: block.shape for name, block in blocks.items()}
+        {'layers.0.bias': (3, 3), 'layers.1.bias': (2, 2)}
     """
     if not torch.is_grad_enabled():
-        raise ValueError(
-            "the layers' curvature is computed by backward passes: call this outside of "
-            "torch.no_grad()"
-        )
+        why = "the layers' curvature is computed by backward passes"
+        raise ValueError(f"{why}: call this outside of torch.no_grad()")
     model = original(model)
     chosen = _chosen(model, parameters, layers)
     if is_loader(batch):
@@ -293,9 +276,8 @@ def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28, laye
 
 def _blocks_of_batch(model, loss_fn, batch, memory, chosen):
     """(what the loss's mean divides by, {key: block}) of one batch."""
-    outputs, calls = _run_and_listen(
-        model, loss_fn, batch, {m for m, _, _ in chosen.values() if _is_plain(m)}
-    )
+    plain = {m for m, _, _ in chosen.values() if _is_plain(m)}
+    outputs, calls = _run_and_listen(model, loss_fn, batch, plain)
     curve = output_hessian(loss_fn, outputs, batch[1])
     samples, uses = len(outputs), _uses(outputs)
     covered = {
@@ -306,9 +288,7 @@ def _blocks_of_batch(model, loss_fn, batch, memory, chosen):
         and uses[getattr(m, attribute)] == len(calls[m])  # else used elsewhere, too
         and all(_fits(m, x, samples) for x, _ in calls[m])
     }
-    fits = (
-        outputs.ndim == 2 and outputs.shape[1] * outputs.numel() * outputs.element_size() <= memory
-    )
+    fits = outputs.ndim == 2 and outputs.shape[1] * outputs.nbytes <= memory
     layers = dict.fromkeys(m for m, _ in covered.values()) if fits else {}
     blocks = {}
     if layers:
@@ -318,10 +298,8 @@ def _blocks_of_batch(model, loss_fn, batch, memory, chosen):
             for key, (m, attribute) in covered.items()
         }
         stored = {key: [] for key in covered}
-        for found in _factor_gradients(
-            outputs, [u for m in layers for _, u in calls[m]], s, memory
-        ):
-            found = iter(found)
+        us = [u for m in layers for _, u in calls[m]]
+        for found in map(iter, _factor_gradients(outputs, us, s, memory)):
             of = {m: [next(found) for _ in calls[m]] for m in layers}
             places = {m: _join([_places(m, g, 2) for g, _ in of[m]], 2) for m in layers}
             for key, (m, _) in covered.items():
@@ -329,12 +307,9 @@ def _blocks_of_batch(model, loss_fn, batch, memory, chosen):
         for key, (m, _) in covered.items():
             if all(apart for _, apart in of[m]):
                 inputs, _, tokens = factors[key]
-                curvature = _join(stored.pop(key), 0)
-                blocks[key] = (
-                    LayerBlock(inputs, curvature, signs)
-                    if tokens is None
-                    else EmbeddingBlock(inputs, curvature, signs, tokens, tuple(m.weight.shape))
-                )
+                held = inputs, _join(stored.pop(key), 0), signs
+                table = (tokens, tuple(m.weight.shape))
+                blocks[key] = LayerBlock(*held) if tokens is None else EmbeddingBlock(*held, *table)
     for key, (_, _, name) in chosen.items():
         if key not in blocks:
             blocks[key] = Block(gauss_newton(model, loss_fn, batch, layer=name))
@@ -342,7 +317,7 @@ def _blocks_of_batch(model, loss_fn, batch, memory, chosen):
 
 
 def _run_and_listen(model, loss_fn, batch, layers):
-    """The outputs, and {layer: [(input, output) of each call]} of those that were fed one tensor each time."""
+    """The outputs, and {layer: [(input, output) of each call]} if one tensor each time."""
     calls, odd = {m: [] for m in layers}, set()
 
     def capture(layer, args, kwargs, output):
@@ -373,12 +348,8 @@ def _joined_blocks(model, loss_fn, loader, memory, chosen):
     blocks = {}
     for key, (_, _, name) in chosen.items():
         found = [part[key] for part in parts]
-        alike = (
-            None not in found
-            and len({(b._inputs.shape[1:], b._curvature.shape[2:], len(b.signs)) for b in found})
-            == 1
-        )
-        if alike:
+        shapes = {b and (b._inputs.shape[1:], b._curvature.shape[2:], len(b.signs)) for b in found}
+        if None not in found and len(shapes) == 1:
             blocks[key] = LayerBlock(
                 torch.cat([b.inputs for b in found]),
                 torch.cat([b.curvature * s for b, s in zip(found, shares)], dim=1),
@@ -390,7 +361,13 @@ def _joined_blocks(model, loss_fn, loader, memory, chosen):
 
 
 def layer_gradients(model, loss_fn, batch, parameters="weights", layers=None):
-    """{layer name: dL/dW}, for every trainable weight; arguments and errors as `layer_blocks`."""
+    """{layer name: dL/dW} for every trainable weight; arguments and errors as `layer_blocks`.
+
+    Example:
+        >>> model, batch = hl.MLP(2, 3, 2, 2), (torch.zeros(4, 2), torch.zeros(4, 2))
+        >>> {name: g.shape for name, g in hl.layer_gradients(model, F.mse_loss, batch).items()}
+        {'layers.0': torch.Size([3, 2]), 'layers.1': torch.Size([2, 3])}
+    """
     model = original(model)
     chosen = _chosen(model, parameters, layers)
     weights = {key: getattr(m, attribute) for key, (m, attribute, _) in chosen.items()}
@@ -404,24 +381,21 @@ def layer_gradients(model, loss_fn, batch, parameters="weights", layers=None):
                 f"the loss does not depend on {', '.join(unused)}: freeze them "
                 "(requires_grad=False) or pick other layers"
             )
-        return output_hessian(loss_fn, outputs, part[1]).mass, [
-            g.to_dense() if g.is_sparse else g for g in found
-        ]
+        mass = output_hessian(loss_fn, outputs, part[1]).mass
+        return mass, [g.to_dense() if g.is_sparse else g for g in found]
 
     if not is_loader(batch):
         return dict(zip(weights, gradients(batch)[1]))
     masses, parts = zip(*(result for _, result in each_batch(batch, model, gradients)))
-    return {
-        name: sum(mass * g for mass, g in zip(masses, found)) / sum(masses)
-        for name, found in zip(weights, zip(*parts))
-    }
+    mean = lambda found: sum(mass * g for mass, g in zip(masses, found)) / sum(masses)
+    return {name: mean(found) for name, found in zip(weights, zip(*parts))}
 
 
 def _spectra(blocks, k, rtol):
     """(name, values, bounds) of each block, the last layer first.
 
-    All layers act on the loss through the same few outputs, so that in the coordinates [C, N] the top
-    direction of one is near that of the next: as a start it saves a quarter of the products.
+    All layers act on the loss through the same few outputs, so that in the coordinates [C, N] the
+    top direction of one is near that of the next: as a start it saves a quarter of the products.
     """
     near = None
     for name, block in reversed(blocks.items()):
@@ -432,8 +406,8 @@ def _spectra(blocks, k, rtol):
 def _estimated_traces(model, loss_fn, batch, names):
     """{name: Estimate} of the traces of blocks from random columns of the root of H_z.
 
-    H_z = S Sᵀ and random signs w give r = Jᵀ S w with E ‖r‖² = tr Jᵀ H_z J: one backward pass for all
-    layers and each draw. None where the loss has no root in closed form.
+    H_z = S Sᵀ and random signs w give r = Jᵀ S w with E ‖r‖² = tr Jᵀ H_z J: one backward pass for
+    all layers and each draw. None where the loss has no root in closed form.
     """
     parameters = [model.get_parameter(name) for name in names]
 
@@ -445,58 +419,50 @@ def _estimated_traces(model, loss_fn, batch, names):
         generator = torch.Generator(outputs.device).manual_seed(0)
         found = []
         for _ in range(ESTIMATED_FROM):
-            w = (
-                torch.empty_like(outputs, requires_grad=False).bernoulli_(0.5, generator=generator)
-                * 2
-                - 1
-            )
-            gradients = pull_back([outputs], parameters, [curve.root(w)], batched=False)
+            w = torch.empty_like(outputs, requires_grad=False)
+            w = curve.root(w.bernoulli_(0.5, generator=generator) * 2 - 1)
+            gradients = pull_back([outputs], parameters, [w], batched=False)
             found.append(torch.stack([g.double().square().sum() for g in gradients]))
         return curve.mass, torch.stack(found)
 
-    results = [
-        result for _, result in each_batch(batch if is_loader(batch) else [batch], model, squares)
-    ]
+    loader = batch if is_loader(batch) else [batch]
+    results = [result for _, result in each_batch(loader, model, squares)]
     if None in results:
         return None
     total = sum(mass for mass, _ in results)
     values = sum(mass / total * found for mass, found in results)  # [draws, layers]
-    errors = values.std(0) / len(values) ** 0.5
-    return {
-        name: Estimate(*pair)
-        for name, pair in zip(names, torch.stack([values.mean(0), errors]).T.tolist())
-    }
+    pairs = torch.stack([values.mean(0), values.std(0) / len(values) ** 0.5]).T.tolist()
+    return {name: Estimate(*pair) for name, pair in zip(names, pairs)}
 
 
 def layer_traces(model, loss_fn, batch, parameters="weights", layers=None):
-    """{layer name: trace of its Gauss-Newton block}, as floats; arguments as `layer_blocks`.
+    """{layer name: trace of its Gauss-Newton block}, as floats.
 
-    Exact, but for blocks without factors (`Block`) of more than 2,048 weights: these are estimated from
-    64 random columns of the root of H_z (or, for a loss without one in closed form, 64 products), without
-    bias, and are then an `Estimate`, a float with its standard error as `.error`.
+    Exact, but for blocks without factors (`Block`) of more than 2,048 weights: these are estimated
+    from 64 random columns of the root of H_z (or, for a loss without one in closed form, 64
+    products), without bias, and are then an `Estimate`, a float with its standard error as
+    `.error`. Arguments and errors as `layer_blocks`.
 
-    Errors as `layer_blocks`.
+    Example:
+        >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+        >>> traces = hl.layer_traces(model, F.mse_loss, (inputs, torch.zeros(2, 1)))
+        >>> round(traces[""], 3)  # of diag(4, 1); the model itself has no name
+        5.0
     """
     model = original(model)
-    chosen, blocks = (
-        _chosen(model, parameters, layers),
-        layer_blocks(model, loss_fn, batch, parameters, layers=layers),
-    )
+    names = {key: name for key, (_, _, name) in _chosen(model, parameters, layers).items()}
+    blocks = layer_blocks(model, loss_fn, batch, parameters, layers=layers)
     large = [key for key, block in blocks.items() if block.is_large]
-    guesses = (
-        _estimated_traces(model, loss_fn, batch, [chosen[key][2] for key in large]) if large else {}
-    )
-    guesses = (
-        guesses
-        if guesses is not None
-        else {chosen[key][2]: _estimate(trace, blocks[key]) for key in large}
-    )
+    asked = [names[key] for key in large]
+    guesses = _estimated_traces(model, loss_fn, batch, asked) if large else {}
+    if guesses is None:
+        guesses = {names[key]: _estimate(trace, blocks[key]) for key in large}
     exact = _on_host({key: block.trace() for key, block in blocks.items() if key not in large})
-    return {key: exact[key] if key in exact else guesses[chosen[key][2]] for key in blocks}
+    return {key: exact[key] if key in exact else guesses[names[key]] for key in blocks}
 
 
 def _estimate(question, block):
-    """What `trace` or `frobenius_norm` of `spectrum` find from products. The same input gives the same number."""
+    """What `trace` or `frobenius_norm` find from products; the same input gives the same number."""
     generator = torch.Generator(block.device).manual_seed(0)
     return Estimate(*map(float, question(block, ESTIMATED_FROM, generator)))
 
@@ -509,16 +475,23 @@ def _on_host(found):
 def layer_spectra(model, loss_fn, batch, k=5, rtol=1e-4, parameters="weights", layers=None):
     """{layer name: (values, bounds)} of the k largest eigenvalues of its Gauss-Newton block.
 
-    Lists of floats as `top_eigenvalues` returns them, largest magnitude first, fewer than k for a block
-    that has fewer. Repeated eigenvalues may be missed in blocks of more than 128 weights. Errors as
-    `layer_blocks`, and ValueError for k < 1.
+    Lists of floats as `top_eigenvalues` returns them, largest magnitude first, fewer than k for a
+    block that has fewer. Repeated eigenvalues may be missed in blocks of more than 128 weights.
+    Arguments as `layer_blocks`.
+
+    Raises:
+        TypeError, ValueError: as `layer_blocks`, and for k < 1.
+
+    Example:
+        >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+        >>> spectra = hl.layer_spectra(model, F.mse_loss, (inputs, torch.zeros(2, 1)))
+        >>> [round(value, 3) for value in spectra[""][0]]
+        [4.0, 1.0]
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
     blocks = layer_blocks(model, loss_fn, batch, parameters, layers=layers)
-    found = {
-        name: torch.stack([values, bounds]) for name, values, bounds in _spectra(blocks, k, rtol)
-    }
+    found = {name: torch.stack(pair) for name, *pair in _spectra(blocks, k, rtol)}
     columns = torch.cat(list(found.values()), dim=1).cpu()  # one transfer
     parts = dict(zip(found, columns.split([each.shape[1] for each in found.values()], dim=1)))
     return {name: tuple(parts[name].tolist()) for name in blocks}
@@ -529,15 +502,24 @@ def layer_norms(
 ):
     """{layer name: norm of its Gauss-Newton block}, as floats.
 
-    norm: "spectral", the largest eigenvalue in magnitude, by Lanczos on the implicit block until its
-        residual is below rtol (the eigenvalue's own error is then of order rtol²);
-        "frobenius" (for blocks without factors of more than 2,048 weights an `Estimate` from 64
-        products); or "gradient", |ĝᵀHĝ| for the layer's normalized gradient ĝ, the value the paper
-        plots (weights only). For piecewise-linear activations the blocks equal the Hessian's (Remark 5).
-    batch: a pair or a loader. parameters: "weights", or "all" for biases and norms, too. layers: as in
-        `layer_blocks`.
+    For piecewise-linear activations the blocks equal the Hessian's (Remark 5). Other arguments as
+    `layer_blocks`.
 
-    Errors as `layer_blocks`, and ValueError for an unknown norm.
+    Args:
+        norm: "spectral", the largest eigenvalue in magnitude, by Lanczos on the implicit block
+            until its residual is below rtol (the eigenvalue's own error is then of order rtol²);
+            "frobenius" (for blocks without factors of more than 2,048 weights an `Estimate` from 64
+            products); or "gradient", `|ĝᵀHĝ|` for the layer's normalized gradient ĝ, the value the
+            paper plots (weights only).
+
+    Raises:
+        TypeError, ValueError: as `layer_blocks`, and for an unknown norm.
+
+    Example:
+        >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+        >>> norms = hl.layer_norms(model, F.mse_loss, (inputs, torch.zeros(2, 1)))
+        >>> round(norms[""], 3)
+        4.0
     """
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
@@ -548,12 +530,9 @@ def layer_norms(
     if norm == "spectral":
         found = {name: values[0].abs() for name, values, _ in _spectra(blocks, 1, rtol)}
     elif norm == "frobenius":
-        estimates = {
-            name: _estimate(frobenius_norm, block)
-            for name, block in blocks.items()
-            if block.is_large
-        }
-        found = {name: block.frobenius() for name, block in blocks.items() if name not in estimates}
+        large = {name: block for name, block in blocks.items() if block.is_large}
+        estimates = {name: _estimate(frobenius_norm, block) for name, block in large.items()}
+        found = {name: block.frobenius() for name, block in blocks.items() if name not in large}
     else:
         gradients = layer_gradients(model, loss_fn, batch, layers=layers)
         found = {name: block.quotient(gradients[name]).abs() for name, block in blocks.items()}

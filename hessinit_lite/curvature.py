@@ -33,10 +33,8 @@ def check_vectors(operator, vectors, ndim):
     if not isinstance(vectors, torch.Tensor):
         raise TypeError(f"expected a torch.Tensor, got {type(vectors).__name__}")
     if vectors.ndim != ndim or vectors.shape[0] != operator.shape[1]:
-        raise ValueError(
-            f"expected {('a vector [P]', 'a matrix [P, K]')[ndim - 1]} with "
-            f"P = {operator.shape[1]}, got shape {tuple(vectors.shape)}"
-        )
+        kind, size = ("a vector [P]", "a matrix [P, K]")[ndim - 1], operator.shape[1]
+        raise ValueError(f"expected {kind} with P = {size}, got shape {tuple(vectors.shape)}")
     if vectors.dtype != operator.dtype or vectors.device != operator.device:
         raise TypeError(
             f"expected {operator.dtype} on {operator.device}, got {vectors.dtype} on "
@@ -49,16 +47,21 @@ class CurvatureOperator:
     """A symmetric matrix [P, P] over a list of P weights in total, known by its products.
 
     `operator @ v` takes and returns a vector [P]; `operator.matmat(V)` a matrix [P, K]. `.shape`,
-    `.dtype`, `.device`, `.names` (the parameters, in the order of the vector), `.loss` (of the batch)
-    and `.gradient` (of the loss in these weights, [P]). Vectors live on the model's device and in its
-    dtype. The block of a pair of layers is a rectangle [P_rows, P_columns]; `.names` and `.gradient`
-    are then those of its columns.
-
-    `.mass` is what the mean of the loss divides by: how much this batch counts beside others.
+    `.dtype`, `.device`, `.names` (the parameters, in the order of the vector), `.loss` (of the
+    batch) and `.gradient` (of the loss in these weights, [P]). Vectors live on the model's device
+    and in its dtype. The block of a pair of layers is a rectangle [P_rows, P_columns]; `.names` and
+    `.gradient` are then those of its columns. `.mass` is what the mean of the loss divides by: how
+    much this batch counts beside others.
 
     Operators see the weights as they were when they were built: if those change, a product raises
-    RuntimeError and a new operator is needed. (On an accelerator an edit of `.data`, which torch does
-    not count, makes the products NaN instead: asking the device would wait for it.)
+    RuntimeError and a new operator is needed. (On an accelerator an edit of `.data`, which torch
+    does not count, makes the products NaN instead: asking the device would wait for it.)
+
+    Example:
+        >>> model, batch = hl.MLP(2, 3, 2, 2), (torch.zeros(4, 2), torch.zeros(4, 2))
+        >>> operator = hl.hessian(model, F.mse_loss, batch)
+        >>> operator.shape, operator.matmat(torch.eye(17)).shape, operator.names[0]
+        ((17, 17), torch.Size([17, 17]), 'layers.0.weight')
     """
 
     def __init__(self, rows, columns, product, gradient, loss, graph, mass=1.0):
@@ -79,8 +82,8 @@ class CurvatureOperator:
     def _column_bytes(self):
         """About what one column more takes in a batched pass.
 
-        That is a few times what the graph keeps, since a pass makes a derivative for everything that is
-        kept, and its intermediate results beside: 2.5 times, as measured (benchmarks/peers.py).
+        A derivative for everything that the graph keeps, and intermediate results: 2.5 times what
+        it keeps, as measured (benchmarks/peers.py).
         """
         return max(1, int(2.5 * graph_bytes(self._graph)))
 
@@ -89,26 +92,19 @@ class CurvatureOperator:
         return torch.stack([torch.linalg.vector_norm(p.detach()) for p in self._watched])
 
     def _guarded(self, products):
-        """`products`, if the weights are those the operator was built with; else RuntimeError or NaN."""
-        same = (self._fingerprint() == self._mark).all()
-        if (
-            [p._version for p in self._watched] != self._versions
-            or self.device.type == "cpu"
-            and not same
-        ):
+        """`products`; RuntimeError or NaN if the weights are no longer what they were."""
+        on_cpu, same = self.device.type == "cpu", (self._fingerprint() == self._mark).all()
+        if [p._version for p in self._watched] != self._versions or on_cpu and not same:
             raise RuntimeError("the weights changed after this operator was built: build a new one")
-        return products() if self.device.type == "cpu" else products().where(same, torch.nan)
+        return products() if on_cpu else products().where(same, torch.nan)
 
     def _apply(self, vectors, batched):
         """Products with the rows of `vectors` ([K, P] if batched, else [P])."""
         vectors, lead = vectors.contiguous(), vectors.shape[:-1]
         sizes = [p.numel() for p in self._columns]
-        parts = [
-            part.reshape((*lead, *p.shape))
-            for part, p in zip(vectors.split(sizes, dim=-1), self._columns)
-        ]
+        parts = zip(vectors.split(sizes, dim=-1), self._columns)
         try:
-            products = self._product(parts, batched)
+            products = self._product([v.reshape((*lead, *p.shape)) for v, p in parts], batched)
         except RuntimeError as error:
             if "is not implemented" in str(error):
                 raise ValueError(
@@ -126,9 +122,10 @@ class CurvatureOperator:
     def matmat(self, matrix, memory=None):
         """The product with a matrix [P, K], as [P, K], in batched backward passes.
 
-        memory: bytes that a pass may take beside matrix and result; columns are taken in chunks that
-        fit, at least one at a time. By default 80 MB on a CPU, where passes that leave the caches cost
-        more than they save, and 1 GB elsewhere.
+        Args:
+            memory: bytes that a pass may take beside matrix and result; columns are taken in chunks
+                that fit, at least one at a time. By default 80 MB on a CPU, where passes that leave
+                the caches cost more than they save, and 1 GB elsewhere.
         """
         rows = check_vectors(self, matrix, 2).T
         if not len(rows):
@@ -141,7 +138,7 @@ class CurvatureOperator:
         if chunk > 1:
             found = [self._apply(part, batched=True) for part in rows.split(chunk)]
             return (found[0] if len(found) == 1 else torch.cat(found)).T
-        # Nothing to batch. Single columns lie scattered in memory: a few at a time are read faster.
+        # Nothing to batch. Single columns lie scattered in memory: read a few at a time.
         found = rows.new_empty(len(rows), self.shape[0])
         few = max(1, int(memory // (self.shape[1] * rows.element_size())))
         for part, results in zip(rows.split(few), found.split(few)):
@@ -169,24 +166,25 @@ class CurvatureOperator:
         def matmat(m):
             return self.matmat(to(m)).cpu().numpy()
 
-        symmetric = self.shape[0] == self.shape[1]
-        return LinearOperator(
-            self.shape,
-            matvec=matvec,
-            matmat=matmat,
-            dtype=torch.empty(0, dtype=self.dtype).numpy().dtype,
-            rmatvec=matvec if symmetric else None,
-            rmatmat=matmat if symmetric else None,
-        )
+        back = (matvec, matmat) if self.shape[0] == self.shape[1] else (None, None)
+        dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
+        return LinearOperator(self.shape, matvec, back[0], matmat, dtype, back[1])
 
 
 class LoaderOperator(CurvatureOperator):
-    """The mean of one operator per batch of a loader, each batch weighing as much as its loss's mean.
+    """The mean of one operator per batch of a loader, each weighing as much as its loss's mean.
 
-    For a mean over samples this is the operator of all samples as one batch (class weights and ignored
-    labels of a cross-entropy are counted, too), in the memory of one: a batch's graph is built for its
-    product and dropped, so that a product costs about twice what it does for one batch. Ask for many
-    columns at once (`matmat`): they share the graph. `.samples` counts the samples.
+    For a mean over samples this is the operator of all samples as one batch (class weights and
+    ignored labels of a cross-entropy are counted, too), in the memory of one: a batch's graph is
+    built for its product and dropped, so that a product costs about twice what it does for one
+    batch. Ask for many columns at once (`matmat`): they share the graph. `.samples` counts the
+    samples.
+
+    Example:
+        >>> model, batch = hl.MLP(2, 3, 2, 2), (torch.zeros(4, 2), torch.zeros(4, 2))
+        >>> operator = hl.hessian(model, F.mse_loss, [batch, batch])
+        >>> type(operator).__name__, operator.samples
+        ('LoaderOperator', 8)
     """
 
     def __init__(self, loader, model, build, rows, columns):
@@ -203,9 +201,7 @@ class LoaderOperator(CurvatureOperator):
         self.samples, self._column_bytes = samples, column_bytes
 
     def _default_memory(self):
-        return (
-            2**30
-        )  # the columns of a chunk share the batches' graphs, which cost more than a product
+        return 2**30  # the columns of a chunk share the batches' graphs, which cost most
 
     def _apply(self, vectors, batched):
         total = vectors.new_zeros(*vectors.shape[:-1], self.shape[0])
@@ -233,21 +229,18 @@ def is_loader(data):
 def each_batch(loader, model, function):
     """`(samples, function(batch))` for the batches of a loader, copied to the model's device.
 
-    Shows a progress bar where it takes a while. Errors of `function` are raised with the batch's number.
-    Raises TypeError for an iterator, which would be empty at the second pass, ValueError for an empty
-    loader.
+    Shows a progress bar where it takes a while. Errors of `function` get the batch's number.
+
+    Raises:
+        TypeError: for an iterator, which would be empty at the second pass.
+        ValueError: for an empty loader.
     """
     if isinstance(loader, Iterator):
         raise TypeError("an iterator can be read only once: give a DataLoader or a list of batches")
-    device = next(original(model).parameters()).device
-    number = -1
-    # Not tqdm(loader): its notebook form asks for two iterators, which starts a loader's workers twice.
-    with tqdm(
-        total=len(loader) if isinstance(loader, Sized) else None,
-        desc="batches",
-        leave=False,
-        delay=1,
-    ) as bar:
+    device, number = next(original(model).parameters()).device, -1
+    total = len(loader) if isinstance(loader, Sized) else None
+    # Not tqdm(loader): its notebook form asks for two iterators, and starts the workers twice.
+    with tqdm(total=total, desc="batches", leave=False, delay=1) as bar:
         for number, batch in enumerate(loader):
             pair = isinstance(batch, (tuple, list)) and len(batch) == 2
             batch = map_tensors(batch, lambda tensor: tensor.to(device)) if pair else batch
@@ -263,29 +256,31 @@ def each_batch(loader, model, function):
 
 def _check_dtypes(model):
     dtypes = {p.dtype for p in model.parameters()}
-    for dtype in dtypes:
-        if dtype.is_complex or dtype.itemsize < 4:
-            raise ValueError(
-                f"the weights are {dtype}: curvature needs real numbers of single or double "
-                "precision; measure a copy, copy.deepcopy(model).float()"
-            )
-    if len(dtypes) > 1:
-        names = " and ".join(sorted(map(str, dtypes)))
+    names = " and ".join(sorted(map(str, dtypes)))
+    if any(dtype.is_complex or dtype.itemsize < 4 for dtype in dtypes):
         raise ValueError(
-            f"the weights are {names}: give all the same precision, for instance model.float()"
+            f"the weights are {names}: curvature needs real numbers of single or double "
+            "precision; measure a copy, copy.deepcopy(model).float()"
         )
+    if len(dtypes) > 1:
+        raise ValueError(f"the weights are {names}: give all the same precision: model.float()")
 
 
 def check_batch(model, loss_fn, batch):
     """Run the model on `batch` and return `(outputs, loss)`, with the graph.
 
-    batch: `(inputs, targets)`; a tuple or mapping of inputs is unpacked for the model. Outputs are a
-    tensor, or the `logits` of a mapping or object. For torch's cross-entropy with a label at every place,
-    outputs [N, T, classes] are read as torch's [N, classes, T], and returned so.
+    Outputs are a tensor, or the `logits` of a mapping or object. For torch's cross-entropy with a
+    label at every place, outputs [N, T, classes] are read as torch's [N, classes, T], and returned
+    so.
 
-    Raises TypeError or ValueError for an empty or malformed batch, labels out of range, a forward pass
-    that is random (dropout) or mixes samples (batch norm in train mode) or changes buffers, weights that
-    are complex, of half or of mixed precision, and a non-finite or non-scalar loss.
+    Args:
+        batch: `(inputs, targets)`; a tuple or mapping of inputs is unpacked for the model.
+
+    Raises:
+        TypeError, ValueError: for an empty or malformed batch, labels out of range, a forward pass
+            that is random (dropout) or mixes samples (batch norm in train mode) or changes buffers,
+            weights that are complex, of half or of mixed precision, and a non-finite or non-scalar
+            loss.
     """
     model = original(model)
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
@@ -312,28 +307,21 @@ def check_batch(model, loss_fn, batch):
         class_first = outputs.ndim > 1 and targets.shape == (outputs.shape[0], *outputs.shape[2:])
         if outputs.ndim > 2 and not class_first and targets.shape == outputs.shape[:-1]:
             outputs = outputs.movedim(-1, 1)
-    classifies = loss_fn in (F.cross_entropy, F.nll_loss) or isinstance(
-        loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss)
-    )
-    if classifies and not targets.is_floating_point() and outputs.ndim > 1:
-        classes = outputs.shape[1]
-        ignored = getattr(loss_fn, "ignore_index", -100)
+    classify = isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss))
+    classify = classify or loss_fn in (F.cross_entropy, F.nll_loss)
+    if classify and not targets.is_floating_point() and outputs.ndim > 1:
+        classes, ignored = outputs.shape[1], getattr(loss_fn, "ignore_index", -100)
         if bool((((targets < 0) | (targets >= classes)) & (targets != ignored)).any()):
-            raise ValueError(
-                f"labels out of range: the model has {classes} outputs, so labels must "
-                f"lie in 0..{classes - 1}"
-            )
+            what = f"labels out of range: the model has {classes} outputs"
+            raise ValueError(f"{what}, so labels must lie in 0..{classes - 1}")
     loss = loss_fn(outputs, targets)
     if not isinstance(loss, torch.Tensor):
         raise TypeError(f"loss_fn must return a tensor with a graph, got {type(loss).__name__}")
     if loss.ndim != 0:
-        raise ValueError(
-            f"loss_fn must return one number (a mean over the batch), got shape {tuple(loss.shape)}"
-        )
+        what = "loss_fn must return one number (a mean over the batch)"
+        raise ValueError(f"{what}, got shape {tuple(loss.shape)}")
     if not bool(torch.isfinite(loss)):
-        raise ValueError(
-            f"the loss is {loss.item()}: check the inputs and the scale of the weights"
-        )
+        raise ValueError(f"the loss is {loss.item()}: check the inputs and the weights' scale")
     return outputs, loss
 
 
@@ -370,18 +358,17 @@ def _gradient(of, parameters, grad_outputs):
     """Gradients with a graph, or ValueError naming the parameters that `of` does not reach."""
     if not of.requires_grad:
         raise ValueError(
-            "the loss does not depend on any trainable parameter (is something "
-            "detached, or computed under torch.no_grad()?)"
+            "the loss does not depend on any trainable parameter (is something detached, or "
+            "computed under torch.no_grad()?)"
         )
-    gradients = torch.autograd.grad(
-        of, list(parameters.values()), grad_outputs, create_graph=True, allow_unused=True
-    )
+    options = {"create_graph": True, "allow_unused": True}
+    gradients = torch.autograd.grad(of, list(parameters.values()), grad_outputs, **options)
     unused = [name for name, g in zip(parameters, gradients) if g is None]
     if unused:
         if any(node.name() == "CheckpointFunctionBackward" for node in nodes([of])):
             raise ValueError(
-                f"{', '.join(unused)} lie behind a reentrant checkpoint, which autograd cannot look "
-                "into: use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
+                f"{', '.join(unused)} lie behind a reentrant checkpoint, which autograd cannot "
+                "look into: use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
             )
         raise ValueError(
             f"the loss does not depend on {', '.join(unused)}: freeze them "
@@ -399,31 +386,40 @@ def _gradient(of, parameters, grad_outputs):
 def hessian(model, loss_fn, batch, layer=None):
     """The Hessian of `loss_fn(model(inputs), targets)`, a mean over the batch, as an operator.
 
-    Over all trainable parameters, or over the weight of the layer called `layer` alone: the block
-    H_w(k) of the paper (the name of a parameter serves, too: "layers.0.bias"). A pair of names gives
-    the block between two layers, rows first (Remark 2). A product is the derivative of ∇L·v
-    (Pearlmutter 1994).
+    A product is the derivative of ∇L·v (Pearlmutter 1994).
 
-    batch: a pair (inputs, targets), or a loader of such pairs that can be read again and again.
+    Args:
+        batch: a pair (inputs, targets), or a loader of such pairs that can be read again and again.
+        layer: by default all trainable parameters. A layer's name: its weight alone, the block
+            H_w(k) of the paper; the name of a parameter serves, too ("layers.0.bias"). A pair of
+            names: the block between two layers, rows first (Remark 2).
 
-    Raises what `check_batch` raises, and ValueError for an unknown or frozen layer, a model without
-    trainable parameters, parameters the loss does not reach, an empty loader or one whose data change,
-    or a path that cannot be differentiated twice (for one of torch's own functions: at the first
-    product).
+    Returns:
+        A `CurvatureOperator`, for a loader a `LoaderOperator`.
+
+    Raises:
+        TypeError, ValueError: as `check_batch`; also for an unknown or frozen layer, a model
+            without trainable parameters, parameters the loss does not reach, an empty loader or one
+            whose data change, or a path that cannot be differentiated twice (for one of torch's own
+            functions: at the first product).
+
+    Example:
+        >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+        >>> operator = hl.hessian(model, F.mse_loss, (inputs, torch.zeros(2, 1)))
+        >>> (operator @ torch.ones(2)).round(decimals=3).tolist()
+        [4.0, 1.0]
     """
     model = original(model)
     rows, columns = _rows_and_columns(model, layer)
     if is_loader(batch):
-        return LoaderOperator(
-            batch, model, lambda part: hessian(model, loss_fn, part, layer), rows, columns
-        )
+        build = functools.partial(hessian, model, loss_fn, layer=layer)
+        return LoaderOperator(batch, model, build, rows, columns)
     outputs, loss = check_batch(model, loss_fn, batch)
-    if weight_norm_is_wrong() and any(
-        node.name().startswith("WeightNorm") for node in nodes([loss])
-    ):
+    fused = any(node.name().startswith("WeightNorm") for node in nodes([loss]))
+    if fused and weight_norm_is_wrong():
         raise ValueError(
-            "the second derivative of this torch's weight_norm is wrong, so there is no Hessian: undo "
-            "it (torch.nn.utils.parametrize.remove_parametrizations), or ask for gauss_newton"
+            "the second derivative of this torch's weight_norm is wrong, so there is no Hessian: "
+            "undo it (torch.nn.utils.parametrize.remove_parametrizations), or ask for gauss_newton"
         )
     gradients = _gradient(loss, columns, seed_of(loss))
     weights = list(rows.values())
@@ -440,17 +436,23 @@ def gauss_newton(model, loss_fn, batch, layer=None):
 
     J is the Jacobian of the outputs in the weights, H_z the Hessian of the loss in the outputs: the
     linearization effect D²_z L • D_w z • D_w z of the chain rule (Skorski et al., eq. 5), without
-    the curvature effect D_z L • D²_w z. Arguments and errors as `hessian`.
+    the curvature effect D_z L • D²_w z. Arguments and errors are those of `hessian`.
+
+    Example:
+        >>> model, batch = hl.MLP(2, 3, 2, 2, "tanh"), (torch.ones(4, 2), torch.ones(4, 2))
+        >>> operator = hl.gauss_newton(model, F.mse_loss, batch)
+        >>> values, bounds = hl.top_eigenvalues(operator, which="SA")
+        >>> bool(values > -1e-3)  # as for every convex loss; the Hessian may have negative ones
+        True
     """
     model = original(model)
     rows, columns = _rows_and_columns(model, layer)
     if is_loader(batch):
-        return LoaderOperator(
-            batch, model, lambda part: gauss_newton(model, loss_fn, part, layer), rows, columns
-        )
+        build = functools.partial(gauss_newton, model, loss_fn, layer=layer)
+        return LoaderOperator(batch, model, build, rows, columns)
     outputs, loss = check_batch(model, loss_fn, batch)
     weights = list(rows.values())
-    # Jᵀu is linear in u, so its derivative in u, taken backwards, is J v (the double-backward trick).
+    # Jᵀu is linear in u: its derivative in u, taken backwards, is J v (the double-backward trick).
     u = torch.zeros_like(outputs, requires_grad=True)
     transposed = _gradient(outputs, columns, u)
     curve = output_hessian(loss_fn, outputs, batch[1])

@@ -17,9 +17,9 @@ from .autograd import differentiate, refuse_once_differentiable, seed_of
 class OutputHessian:
     """H_z of a loss at `outputs` [N, K, ...] (or any shape, for losses without classes).
 
-    `product(v)` and `root(w)` take v, w [..., *outputs.shape]. Of random signs w, `root` makes random
-    columns of S in H_z = S Sᵀ: E (S w)(S w)ᵀ = H_z. `mass` is what the mean over the batch divides
-    by: how much the batch counts beside others; a float, or a tensor without dimension.
+    `product(v)` and `root(w)` take v, w `[..., *outputs.shape]`. Of random signs w, `root` makes
+    random columns of S in H_z = S Sᵀ: E (S w)(S w)ᵀ = H_z. `mass` is what the mean over the batch
+    divides by: how much the batch counts beside others; a float, or a tensor without dimension.
     """
 
     def __init__(self, loss_fn, outputs, targets):
@@ -41,7 +41,7 @@ class OutputHessian:
 
 
 class Diagonal(OutputHessian):
-    """A loss that is a mean over single outputs: H_z is its `diagonal` [*outputs.shape]."""
+    """A loss that is a mean over single outputs: H_z is its `diagonal`, of the outputs' shape."""
 
     @classmethod
     def fits(cls, loss_fn, outputs, targets):
@@ -82,8 +82,8 @@ class LogisticError(Diagonal):
 class CrossEntropy(OutputHessian):
     """Σ_n w_n (−log p_n) / mass, p = softmax z: H_z = a_n (diag p − p pᵀ) with a_n = w_n / mass.
 
-    Every −log p_c has the same Hessian, so that label smoothing and soft targets only change how much
-    a place counts. The classes are axis 1; every place in the other axes is a sample.
+    Every −log p_c has the same Hessian, so that label smoothing and soft targets only change how
+    much a place counts. The classes are axis 1; every place in the other axes is a sample.
     """
 
     of = F.cross_entropy, nn.CrossEntropyLoss
@@ -120,7 +120,7 @@ class CrossEntropy(OutputHessian):
         return F.softmax(self.z, dim=1)
 
     def product(self, v):
-        # H_z 1 = 0, so v may be shifted. Without the likeliest class nothing large cancels in p·v.
+        # H_z 1 = 0, so v may be shifted: without the likeliest class nothing cancels in p·v.
         p, axis = self._p, 1 - self.z.ndim
         top = p.argmax(1, keepdim=True)
         v = v - v.gather(axis, top.expand(*v.shape[: v.ndim - self.z.ndim], *top.shape))
@@ -134,8 +134,8 @@ class CrossEntropy(OutputHessian):
     def factors(self):
         """H_z = a D (I − q qᵀ) D with D = diag q: K − 1 columns, since its rank is K − 1.
 
-        q = √p is a unit vector. The Householder reflection that takes it to −e_j turns the projector
-        into K − 1 columns; with j the likeliest class no digits cancel.
+        q = √p is a unit vector. The Householder reflection that takes it to −e_j turns the
+        projector into K − 1 columns; with j the likeliest class no digits cancel.
         """
         q = self._p.sqrt()
         if q.shape[1] == 1:
@@ -184,14 +184,12 @@ class ByAutograd(OutputHessian):
         some = torch.stack([(numbers >> bit) % 2 == 1 for bit in bits])
         generator = torch.Generator().manual_seed(0)
         probe = torch.randn(samples, classes, generator=generator, dtype=torch.float64).to(self.z)
-        products = self.product(
-            torch.cat([basis.expand(-1, samples, -1), probe * some[:, :, None]])
-        )
-        blocks, probed = products.split([classes, len(some)])
+        vectors = torch.cat([basis.expand(-1, samples, -1), probe * some[:, :, None]])
+        blocks, probed = self.product(vectors).split([classes, len(some)])
         if bool(probed[~some].abs().sum() > 1e-6 * probed.abs().sum()):
             raise ValueError(
-                "this loss couples the samples of a batch, so its curvature is no sum over samples: "
-                "use gauss_newton(...) and top_eigenvalues(...)"
+                "this loss couples the samples of a batch, so its curvature is no sum over "
+                "samples: use gauss_newton(...) and top_eigenvalues(...)"
             )
         values, vectors = torch.linalg.eigh(blocks.transpose(0, 1))
         s = vectors.transpose(1, 2) * values.abs().sqrt()[:, :, None]
@@ -216,7 +214,8 @@ def output_curvature(loss_fn, outputs, targets):
     """Factors of H_z: `(S [C, N, K], signs [C, N])` with D²_{z_n} L = Σ_c signs_cn S_cn S_cnᵀ.
 
     C = K columns, for the cross-entropy one fewer, since its H_z ∝ diag p − p pᵀ has rank K − 1.
-    Where there is no closed form, from an eigenvalue decomposition per sample. outputs: [N, K].
+    Where there is no closed form, from an eigenvalue decomposition per sample. `outputs` are [N,
+    K].
 
     Raises:
         ValueError: for a loss that couples samples (its H_z has no per-sample blocks) or that
@@ -224,7 +223,7 @@ def output_curvature(loss_fn, outputs, targets):
 
     Example:
         >>> outputs, targets = torch.zeros(2, 3), torch.tensor([0, 2])
-        >>> s, signs = output_curvature(F.cross_entropy, outputs, targets)
+        >>> s, signs = hl.output_curvature(F.cross_entropy, outputs, targets)
         >>> s.shape, signs.shape
         (torch.Size([2, 2, 3]), torch.Size([2, 2]))
     """

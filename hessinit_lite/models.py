@@ -1,9 +1,7 @@
 """Dense networks, and what every other file needs to know about a network.
 
-The other networks of the book are in `architectures.py`.
-
-Notation (chapter "Notation"): layer k computes u = W z + b and passes z' = f(u) on;
-`depth` counts weight matrices.
+Notation (chapter "Notation"): layer k computes u = W z + b and passes z' = f(u) on; `depth` counts
+weight matrices. The other networks of the book are in `lab/networks.py`.
 """
 
 from fnmatch import fnmatchcase
@@ -35,17 +33,14 @@ WEIGHT_LAYERS = (
 
 
 def activation_module(name):
-    """The activation called `name`, as a module.
-
-    Raises ValueError for an unknown name, listing the known ones.
-    """
+    """The activation called `name`, as a module; ValueError for an unknown name."""
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {name!r}; known: {', '.join(ACTIVATIONS)}")
     return ACTIVATIONS[name]()
 
 
 def check_sizes(**sizes):
-    """Raises ValueError, with its name, for a size that is no whole number of at least 1."""
+    """ValueError, with its name, for a size that is no whole number of at least 1."""
     for name, value in sizes.items():
         if int(value) != value or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
@@ -55,10 +50,19 @@ class MLP(nn.Module):
     """Dense network: `depth` weight matrices with an activation between neighbours.
 
     Inputs of shape [N, ...] are flattened to [N, in_features]; outputs are [N, out_features].
-    `dropout` > 0 puts an (inverted, as torch's) dropout after every activation.
-    Weights start at torch's defaults; draw them with `hessinit_lite.init_`.
+    Weights start at torch's defaults; draw them with `init_`.
 
-    Raises ValueError for a size below 1, an unknown activation or a dropout outside [0, 1).
+    Args:
+        activation: a name in `hl.ACTIVATIONS`.
+        dropout: above 0, an (inverted, as torch's) dropout follows every activation.
+
+    Raises:
+        ValueError: for a size below 1, an unknown activation or a dropout outside [0, 1).
+
+    Example:
+        >>> model = hl.MLP(64, width=32, depth=3, out_features=10, activation="tanh")
+        >>> model(torch.zeros(5, 8, 8)).shape
+        torch.Size([5, 10])
     """
 
     def __init__(
@@ -83,9 +87,10 @@ class MLP(nn.Module):
 
 
 def original(model):
-    """`model` itself, or the module that `torch.compile` wrapped: its graphs differentiate only once.
+    """`model`, or what `torch.compile` wrapped, whose graphs differentiate only once.
 
-    Raises TypeError if `model` is no torch.nn.Module.
+    Raises:
+        TypeError: if `model` is no torch.nn.Module.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -93,7 +98,7 @@ def original(model):
 
 
 def is_computed(layer):
-    """Whether a layer's weight is made from other parameters, as by weight_norm, spectral_norm or pruning.
+    """Whether a weight is made from other parameters (weight_norm, spectral_norm, pruning).
 
     Asked without reading it: spectral_norm changes its buffers whenever it is read in train mode.
     """
@@ -101,7 +106,7 @@ def is_computed(layer):
 
 
 def unsettled_batch_norms(model):
-    """Names of the batch norms that have seen no batch: their averages do not normalize anything."""
+    """Names of the batch norms that have seen no batch: their averages normalize nothing."""
     return [
         name
         for name, m in model.named_modules()
@@ -112,9 +117,10 @@ def unsettled_batch_norms(model):
 
 
 def matching(names, patterns):
-    """Those of `names` that are, or match, one of `patterns` (a string or several, such as "blocks.*").
+    """Those of `names` that are, or match, one of `patterns` (one or several, such as "blocks.*").
 
-    Raises ValueError for no pattern, and for one that fits none.
+    Raises:
+        ValueError: for no pattern, and for one that fits none.
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns:
@@ -126,9 +132,15 @@ def matching(names, patterns):
 
 
 def weight_layers(model):
-    """{name: module} of the dense and (transposed) convolutional layers, in the order of `named_modules()`.
+    """{name: module} of the dense and (transposed) convolutional layers, in the model's order.
 
-    Raises TypeError if `model` is no module, ValueError if it has no such layer.
+    Raises:
+        TypeError: if `model` is no module.
+        ValueError: if it has no such layer.
+
+    Example:
+        >>> list(hl.weight_layers(hl.MLP(64, width=32, depth=3, out_features=10)))
+        ['layers.0', 'layers.1', 'layers.2']
     """
     model = original(model)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, WEIGHT_LAYERS)}
@@ -140,10 +152,7 @@ def weight_layers(model):
 
 
 def activation_name(model):
-    """The one activation that `model` uses; "linear" where it has none.
-
-    Raises ValueError if it uses several: pass `activation=` then.
-    """
+    """The one activation that `model` uses, "linear" where it has none; ValueError if several."""
     classes = {cls: name for name, cls in ACTIVATIONS.items() if name != "linear"}
     found = {classes[type(m)] for m in model.modules() if type(m) in classes}
     if len(found) > 1:
@@ -154,10 +163,7 @@ def activation_name(model):
 
 
 def check_generator(generator, tensor):
-    """Raises ValueError if `generator` draws on another device than `tensor`'s.
-
-    Drawing elsewhere and copying would be a hidden host transfer.
-    """
+    """ValueError if `generator` draws on another device than `tensor`'s: a hidden host transfer."""
     if generator is not None and generator.device.type != tensor.device.type:
         raise ValueError(
             f"the generator draws on {generator.device}, the model is on {tensor.device}: "

@@ -35,21 +35,25 @@ def start(timeout=600.0):
     """Join the processes that torchrun has started; returns this rank's torch.device.
 
     NCCL with a GPU for every rank where the machine has as many, else gloo on the CPU.
-    timeout: seconds that a rank waits for the others, here and in each product; the slowest rank
-    must not be later than that.
 
-    Raises RuntimeError outside torchrun, ValueError for a timeout that is not positive.
+    Args:
+        timeout: seconds that a rank waits for the others, here and in each product; the slowest
+            rank must not be later than that.
+
+    Raises:
+        RuntimeError: outside torchrun.
+        ValueError: for a timeout that is not positive.
+
+    Example:
+        >>> # in a script that torchrun --nproc-per-node=2 runs
+        >>> hl.parallel.start()  # doctest: +SKIP
+        device(type='cpu')
     """
-    missing = [
-        name
-        for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-        if name not in os.environ
-    ]
+    known = "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"
+    missing = ", ".join(name for name in known if name not in os.environ)
     if missing:
-        raise RuntimeError(
-            f"{', '.join(missing)} not set: run this script with "
-            "torchrun --nproc-per-node=RANKS script.py"
-        )
+        how = "torchrun --nproc-per-node=RANKS script.py"
+        raise RuntimeError(f"{missing} not set: run this script with {how}")
     if not timeout > 0:
         raise ValueError(f"timeout must be positive (seconds), got {timeout}")
     rank, ranks = (int(os.environ.get(f"LOCAL_{name}", "0")) for name in ("RANK", "WORLD_SIZE"))
@@ -74,8 +78,17 @@ def shard(batch):
 
     Inputs: a tensor, or a tuple or mapping of tensors (numbers, text and None in it are kept).
 
-    Raises RuntimeError before `start`, TypeError for anything that is no such batch, ValueError for
-    inputs and targets of different numbers of samples, or fewer samples than ranks.
+    Raises:
+        RuntimeError: before `start`.
+        TypeError: for anything that is no such batch.
+        ValueError: for inputs and targets of different numbers of samples, or fewer samples than
+            ranks.
+
+    Example:
+        >>> # after start() with two ranks
+        >>> inputs, targets = hl.parallel.shard((torch.ones(5, 2), torch.ones(5)))  # doctest: +SKIP
+        >>> len(targets)  # doctest: +SKIP
+        3
     """
     _check_started()
     ranks = dist.get_world_size()
@@ -103,9 +116,9 @@ def _split(part, samples, inside=False):
     if inside and (part is None or isinstance(part, (bool, int, float, str))):
         return part
     if not isinstance(part, torch.Tensor):
+        kind = type(part).__name__
         raise TypeError(
-            f"inputs are a {type(part).__name__}, expected a torch.Tensor, or a tuple "
-            "or mapping of tensors"
+            f"inputs are a {kind}, expected a torch.Tensor, or a tuple or mapping of them"
         )
     if not part.ndim:
         raise ValueError("inputs need an axis of samples, there is a single number")
@@ -117,18 +130,31 @@ def _split(part, samples, inside=False):
 def hessian(model, loss_fn, shard, layer=None):
     """`curvature.hessian` of the mean loss over the samples of all ranks, as a ParallelOperator.
 
-    shard: this rank's samples, a batch `(inputs, targets)` or a loader of batches; ranks may hold
-        different numbers. (DistributedSampler repeats samples to make them equal: give it
-        drop_last=True.) All ranks must hold the same weights.
+    Args:
+        shard: this rank's samples, a batch `(inputs, targets)` or a loader of batches; ranks may
+            hold different numbers. (DistributedSampler repeats samples to make them equal: give it
+            drop_last=True.) All ranks must hold the same weights.
 
-    Raises, on all ranks, what `curvature.hessian` raises on any, with the rank's name; ValueError
-    when ranks hold different models or weights; RuntimeError before `start` or when a rank dies.
+    Raises:
+        TypeError, ValueError: on all ranks, what `curvature.hessian` raises on any, with the rank's
+            name; also when ranks hold different models or weights.
+        RuntimeError: before `start` or when a rank dies.
+
+    Example:
+        >>> # after start(), on every rank
+        >>> operator = hl.parallel.hessian(model, loss_fn, shard)  # doctest: +SKIP
+        >>> values, bounds = hl.top_eigenvalues(operator)  # doctest: +SKIP
     """
     return _build(curvature.hessian, model, loss_fn, shard, layer)
 
 
 def gauss_newton(model, loss_fn, shard, layer=None):
-    """`curvature.gauss_newton` of the samples of all ranks. Arguments and errors as `hessian`."""
+    """`curvature.gauss_newton` of the samples of all ranks. Arguments and errors as `hessian`.
+
+    Example:
+        >>> # after start(), on every rank
+        >>> operator = hl.parallel.gauss_newton(model, loss_fn, shard)  # doctest: +SKIP
+    """
     return _build(curvature.gauss_newton, model, loss_fn, shard, layer)
 
 
@@ -137,16 +163,18 @@ class ParallelOperator:
 
     `operator @ v` takes one all-reduce, `operator.matmat(V)` another one of a number a rank before
     (V's width). It also tells every rank whether all have succeeded, and with the same vectors, to
-    the last bit. All ranks must ask for the same. `.loss`, `.gradient` [P] and `.samples` are those of all ranks' samples; reading them
-    takes no communication.
-
-    Products raise, on all ranks, what those of a CurvatureOperator raise on any, with the rank's
-    name; ValueError when ranks multiply different vectors, or such as are not finite; RuntimeError
-    when a rank dies.
+    the last bit. All ranks must ask for the same. `.loss`, `.gradient` [P] and `.samples` are those
+    of all ranks' samples; reading them takes no communication.
 
     To know whether another rank has failed, the host reads a few numbers a rank out of each
     all-reduce. On a GPU that waits for the product; a result that is not yet known to be one is
     never returned.
+
+    Raises:
+        TypeError, ValueError: in products, on all ranks, what those of a CurvatureOperator raise on
+            any, with the rank's name; also when ranks multiply different vectors, or such as are
+            not finite.
+        RuntimeError: when a rank dies.
     """
 
     def __init__(self, local, share, loss, gradient, samples):
@@ -162,26 +190,24 @@ class ParallelOperator:
         return self._mean(vector, (), lambda: self._local @ vector)
 
     def matmat(self, matrix, memory=None):
-        """The product with a matrix [P, K], as [P, K]. memory: as a CurvatureOperator's."""
+        """The product with a matrix [P, K], as [P, K]; `memory` as a CurvatureOperator's."""
         columns = getattr(matrix, "shape", ())[1:]
         self._check_width(math.prod(columns))
         return self._mean(matrix, columns, lambda: self._local.matmat(matrix, memory))
 
     def _check_width(self, columns):
-        """ValueError on all ranks if they bring matrices of different widths: no sum could hold them."""
+        """ValueError on all ranks if their matrices differ in width: no sum could hold them."""
         widths = torch.zeros(dist.get_world_size(), dtype=torch.int64, device=self.device)
         widths[dist.get_rank()] = columns
         with _collective():
             dist.all_reduce(widths)
             widths = widths.tolist()
         if len(set(widths)) > 1:
-            raise ValueError(
-                f"the ranks multiply matrices of different widths ({widths}): give all "
-                "the same columns"
-            )
+            what = f"the ranks multiply matrices of different widths ({widths})"
+            raise ValueError(f"{what}: give all the same columns")
 
     def agree(self, vectors):
-        """`vectors` of rank 0, on all ranks. Raises RuntimeError when a rank dies."""
+        """`vectors` of rank 0, on all ranks; RuntimeError when a rank dies."""
         vectors = vectors.contiguous()
         with _collective():
             dist.broadcast(vectors, 0)
@@ -203,17 +229,13 @@ class ParallelOperator:
             marks = marks.cpu()
         if (marks[:, 0] == _FAILED).any():
             _raise(_gather(_description(error)), error)
-        bad = [str(rank) for rank, mark in enumerate(marks[:, 0].tolist()) if mark == _NOT_FINITE]
+        bad = ", ".join(map(str, (marks[:, 0] == _NOT_FINITE).nonzero()[:, 0].tolist()))
         if bad:
-            raise ValueError(
-                f"rank {', '.join(bad)} of {ranks} multiplies vectors that are not "
-                "finite: look for the inf or nan in what they were made of"
-            )
+            what = f"rank {bad} of {ranks} multiplies vectors that are not finite"
+            raise ValueError(f"{what}: look for the inf or nan in what they were made of")
         if (marks != marks[0]).any():
-            raise ValueError(
-                "the ranks multiply different vectors: draw them on one rank and pass "
-                "them through operator.agree(vector)"
-            )
+            how = "draw them on one rank and pass them through operator.agree(vector)"
+            raise ValueError(f"the ranks multiply different vectors: {how}")
         return buffer[:size].view(self.shape[0], *columns)
 
 
@@ -223,18 +245,12 @@ def _build(build, model, loss_fn, shard, layer):
     try:
         local = build(model, loss_fn, shard, layer)
         if dist.get_backend() == "nccl" and local.device.type != "cuda":
-            raise ValueError(
-                f"the model is on {local.device}: move it to the device that start() returned"
-            )
+            where = "move it to the device that start() returned"
+            raise ValueError(f"the model is on {local.device}: {where}")
         shapes, weights = _state(model)
         asked = {"function": build.__name__, "layer": layer, "parameters": local.names}
-        report = {
-            "shapes": shapes,
-            "weights": weights,
-            "operator": asked,
-            "mass": local.mass,
-            "samples": getattr(local, "samples", None) or len(shard[1]),
-        }
+        report = {"shapes": shapes, "weights": weights, "operator": asked, "mass": local.mass}
+        report["samples"] = getattr(local, "samples", None) or len(shard[1])
         sums = torch.cat([local.gradient, local.loss.to(local.dtype)[None]])
     except Exception as caught:  # noqa: BLE001 - as in a product: the other ranks are waiting
         error = caught
@@ -252,9 +268,8 @@ def _build(build, model, loss_fn, shard, layer):
 def _check_started():
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError(
-            "torch.distributed is not initialized: run the script under torchrun "
-            "and call hessinit_lite.parallel.start() first; on one process use "
-            "hessinit_lite.hessian"
+            "torch.distributed is not initialized: run the script under torchrun and call "
+            "hessinit_lite.parallel.start() first; on one process use hessinit_lite.hessian"
         )
 
 
@@ -265,10 +280,9 @@ def _collective():
         yield
     except RuntimeError as error:
         raise RuntimeError(
-            f"rank {dist.get_rank()} waited for the others in vain: a rank died "
-            "(its own message says why), left for another line of the program, or "
-            "came later than the timeout of start(). "
-            f"torch says: {error}"
+            f"rank {dist.get_rank()} waited for the others in vain: a rank died (its own message "
+            "says why), left for another line of the program, or came later than the timeout of "
+            f"start(). torch says: {error}"
         ) from error
 
 
@@ -291,12 +305,11 @@ def _raise(descriptions, error):
         return
     kinds = {kind for kind, _ in failed.values()}
     known = {("TypeError",): TypeError, ("ValueError",): ValueError}
-    raise known.get(tuple(kinds), RuntimeError)(
-        "; ".join(
-            f"rank {rank} of {len(descriptions)} failed: {name}: {text}"
-            for rank, (name, text) in failed.items()
-        )
-    ) from error
+    texts = (
+        f"rank {rank} of {len(descriptions)} failed: {name}: {text}"
+        for rank, (name, text) in failed.items()
+    )
+    raise known.get(tuple(kinds), RuntimeError)("; ".join(texts)) from error
 
 
 def _factors(count, device):
@@ -342,17 +355,13 @@ def _state(model):
 
 def _compare(reports):
     """ValueError on all ranks if some hold another model or weights, or ask for another thing."""
-    for part, words in (
-        ("shapes", "hold differently shaped models: build the same one on every rank"),
-        (
-            "weights",
-            (
-                "hold different weights: draw them with the same seed, load the same "
-                "file, or broadcast rank 0's parameters and buffers"
-            ),
-        ),
-        ("operator", "ask for different operators: call the same function on every rank"),
-    ):
+    different = {
+        "shapes": "hold differently shaped models: build the same one on every rank",
+        "weights": "hold different weights: draw them with the same seed, load the same file, or "
+        "broadcast rank 0's parameters and buffers",
+        "operator": "ask for different operators: call the same function on every rank",
+    }
+    for part, words in different.items():
         ranks = [rank for rank, report in enumerate(reports) if report[part] != reports[0][part]]
         if ranks:
             own, other = reports[0][part], reports[ranks[0]][part]

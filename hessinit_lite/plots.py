@@ -47,7 +47,7 @@ def legend_below(figure, axes, columns, loc="outside lower left"):
 
 
 def band(axes, x, values, color, **line):
-    """The range of `values` [runs, x], shaded; with `label` and the like, a line along the median."""
+    """The range of `values` [runs, x], shaded; with `label` and the like, a line at the median."""
     axes.fill_between(x, values.amin(0), values.amax(0), color=color, alpha=0.25, linewidth=0)
     if line:
         axes.plot(x, values.median(0).values, color=color, **line)

@@ -3,7 +3,7 @@
 Skorski et al. 2020 state the goal, not a solver. Ours rests on a scaling law: in a bias-free
 piecewise-linear net, multiplying layer j by s_j multiplies ‖H_w(k)‖ by Π_{j≠k} s_j² as long as the
 outputs' curvature H_z stays. In logarithms that is a linear system with matrix 2(11ᵀ − I), which
-Newton's method solves in a few measurements; elsewhere it is the first guess of a Broyden iteration.
+Newton's method solves in a few measurements; elsewhere it is a Broyden iteration's first guess.
 """
 
 import math
@@ -20,7 +20,15 @@ from .schemes import drawn_weights, init_, restored_on_error
 
 @dataclass
 class InitReport:
-    """What `hessian_init_` found. Printing it shows one line a layer."""
+    """What `hessian_init_` found. Printing it shows one line a layer.
+
+    Example:
+        >>> model, batch = hl.MLP(8, 32, 3, 2, "tanh"), (torch.eye(8), torch.arange(8) % 2)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> report = hl.hessian_init_(model, F.cross_entropy, batch, generator=generator)
+        >>> report.converged, list(report.scales), report.left
+        (True, ['layers.0', 'layers.1', 'layers.2'], [])
+    """
 
     target: float
     norm: str
@@ -35,19 +43,13 @@ class InitReport:
 
     def __str__(self):
         width = max(map(len, self.norms))
-        rows = [
-            f"  {name:<{width}}  {self.norms[name]:10.4g}  {self.scales[name]:10.4g}"
-            for name in self.norms
-        ]
-        left = [f"left as they were: {', '.join(self.left)}"] if self.left else []
-        return "\n".join(
-            [
-                f"{self.norm} norms, target {self.target:g}: {self.message}",
-                f"  {'layer':<{width}}  {'norm':>10}  {'scale':>10}",
-                *rows,
-                *left,
-            ]
-        )
+        lines = [f"{self.norm} norms, target {self.target:g}: {self.message}"]
+        lines.append(f"  {'layer':<{width}}  {'norm':>10}  {'scale':>10}")
+        for name, norm in self.norms.items():
+            lines.append(f"  {name:<{width}}  {norm:10.4g}  {self.scales[name]:10.4g}")
+        if self.left:
+            lines.append(f"left as they were: {', '.join(self.left)}")
+        return "\n".join(lines)
 
 
 def _log_errors(norms, target):
@@ -71,38 +73,50 @@ def hessian_init_(
     tolerance=0.01,
     max_steps=20,
 ):
-    """Draw the weights of `model` and scale each layer until its Hessian norm is `target`, in place.
+    """Draw the weights of `model` and scale each layer in place until its Hessian norm is `target`.
 
-    model: torch.nn.Module. loss_fn: mean over the batch. batch: `(inputs, targets)`, used for
-        nothing but measuring curvature.
-    target: wanted norm of every layer's block. The principle says 1; which target trains fastest
-        depends on the learning rate, the depth and the data, and c / learning rate is no safe rule
-        for it (chapter 12).
-    norm: "spectral", "frobenius" or "gradient" (see `layer_norms`), of the Gauss-Newton block.
-    generator, scheme, activation: as in `init_`; scheme=None keeps the weights as they are and only
-        scales them.
-    tolerance: relative, on every norm. max_steps: measurements of all layers' norms.
+    Scaled are the trainable weights of torch's dense, convolutional, recurrent, attention and
+    embedding layers (and of their subclasses); the report's `.left` names the others. Only the
+    weights are looked at. In very deep nets (about 100 layers) equal norms cost the level signal
+    and let the biases' curvature go anywhere (chapter 12).
 
-    Scaled are the trainable weights of torch's dense, convolutional, recurrent, attention and embedding
-    layers (and of their subclasses); the report's `.left` names the others. Only the weights are looked
-    at. In very deep nets (about 100 layers) equal norms cost the level signal and let the biases'
-    curvature go anywhere (chapter 12).
+    Args:
+        batch: `(inputs, targets)`, used for nothing but measuring curvature.
+        target: wanted norm of every layer's block. The principle says 1; which target trains
+            fastest depends on the learning rate, the depth and the data, and c / learning rate is
+            no safe rule for it (chapter 12).
+        norm: "spectral", "frobenius" or "gradient" (see `layer_norms`), of the Gauss-Newton block.
+        generator, activation: as in `init_`.
+        scheme: as in `init_`; None keeps the weights as they are and only scales them.
+        tolerance: relative, on every norm.
+        max_steps: measurements of all layers' norms.
 
-    Returns an InitReport. If the target cannot be reached (a saturating net may have no such scales),
-    the report says so and the model holds the best weights met: smallest worst |log(norm/target)|.
-    Raises ValueError for bad arguments, non-finite weights, a network whose curvature is zero, batch norm
-    that has seen no batch (in eval mode it normalizes nothing, so its net's curvature is not that of
-    training), and what `init_` and `layer_norms` raise; the weights are then as they were.
+    Returns:
+        An InitReport. If the target cannot be reached (a saturating net may have no such scales),
+        the report says so and the model holds the best weights met: smallest worst
+        `|log(norm/target)|`.
+
+    Raises:
+        ValueError: for bad arguments, non-finite weights, a network whose curvature is zero, batch
+            norm that has seen no batch (in eval mode it normalizes nothing, so its net's curvature
+            is not that of training), and as `init_` and `layer_norms`; the weights are then as they
+            were.
+
+    Example:
+        >>> model, batch = hl.MLP(8, 32, 3, 2, "tanh"), (torch.eye(8), torch.arange(8) % 2)
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> report = hl.hessian_init_(model, F.cross_entropy, batch, generator=generator)
+        >>> norms = hl.layer_norms(model, F.cross_entropy, batch)
+        >>> all(0.98 < norm < 1.02 for norm in norms.values())
+        True
     """
     if not (math.isfinite(target) and target > 0):
         raise ValueError(f"target must be finite and positive, got {target!r}")
     if norm not in NORMS:
         raise ValueError(f"unknown norm {norm!r}; known: {', '.join(NORMS)}")
     if max_steps < 1 or not tolerance > 0:
-        raise ValueError(
-            f"max_steps must be at least 1 and tolerance positive, got {max_steps!r} "
-            f"and {tolerance!r}"
-        )
+        got = f"{max_steps!r} and {tolerance!r}"
+        raise ValueError(f"max_steps must be at least 1 and tolerance positive, got {got}")
     model = original(model)
     weights, left = _scaled_weights(model)
     for name, weight in weights.items():
@@ -113,10 +127,8 @@ def hessian_init_(
             check_batch(model, loss_fn, batch)  # before anything is drawn
         fresh = unsettled_batch_norms(model)
         if fresh:
-            raise ValueError(
-                f"batch norm ({fresh[0]}) has seen no batch: run some batches through the model in "
-                "train mode first"
-            )
+            what = f"batch norm ({fresh[0]}) has seen no batch"
+            raise ValueError(f"{what}: run some batches through the model in train mode first")
         if scheme is not None:
             init_(model, scheme, activation, generator, batch=batch)
         found = _solve_(model, weights, loss_fn, batch, target, norm, tolerance, max_steps)
@@ -150,7 +162,7 @@ def _damped_step(jacobian, error, radius):
 def _solve_(model, layers, loss_fn, batch, target, norm, tolerance, max_steps):
     """Levenberg-Marquardt on the logarithms of the layers' scales, with Broyden's Jacobian.
 
-    layers: {key: parameter}.
+    `layers` is {key: parameter}.
     """
     drawn = [weight.detach().clone() for weight in layers.values()]
     n, history = len(layers), []
@@ -213,20 +225,9 @@ def _solve_(model, layers, loss_fn, batch, target, norm, tolerance, max_steps):
     worst, position, norms = best
     put(position)
     converged = worst <= math.log1p(tolerance)
-    if converged:
-        message = f"reached within {tolerance:.1%} after {len(history)} measurements"
-    else:
-        message = (
-            f"not reached in {len(history)} measurements: the worst layer is a factor "
-            f"{math.exp(worst):.3g} away; these are the best weights met"
-        )
-    return InitReport(
-        target,
-        norm,
-        norms,
-        dict(zip(layers, position.exp().tolist())),
-        converged,
-        len(history),
-        history,
-        message,
-    )
+    steps, scales = len(history), dict(zip(layers, position.exp().tolist()))
+    message = f"reached within {tolerance:.1%} after {steps} measurements"
+    if not converged:
+        message = f"not reached in {steps} measurements: the worst layer is a factor "
+        message += f"{math.exp(worst):.3g} away; these are the best weights met"
+    return InitReport(target, norm, norms, scales, converged, steps, history, message)

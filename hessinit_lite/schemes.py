@@ -36,10 +36,9 @@ _VARIANCE = {
 }
 #: {name: what it draws}, in words.
 SCHEMES = {
-    **{
-        name: f"normal, Var w = {formula.replace('**2', '²')} ({source})"
-        for name, (formula, source) in NORMAL.items()
-    },
+    name: f"normal, Var w = {formula.replace('**2', '²')} ({source})"
+    for name, (formula, source) in NORMAL.items()
+} | {
     "orthogonal": "random orthogonal rows or columns (Saxe et al. 2014)",
     "delta_orthogonal": "convolutions: zero but for an orthogonal matrix at the kernel's centre "
     "(Xiao et al. 2018); dense layers: orthogonal",
@@ -51,7 +50,7 @@ SCHEMES = {
 
 @dataclass
 class Weight:
-    """A weight that a scheme draws: `parts` matrices of the same fans, stacked along the first axis."""
+    """A weight that a scheme draws: `parts` matrices of the same fans, along the first axis."""
 
     layer: nn.Module
     weight: nn.Parameter
@@ -67,8 +66,12 @@ def fans(layer):
     """(fan_in, fan_out) of a dense or (transposed) convolutional layer.
 
     How many weights each output adds up, and how many outputs each input goes to (stride 1): inputs
-    and outputs of a group times the kernel's size. torch's own count of fan_out leaves the groups out,
-    and it takes the inputs and outputs of a transposed convolution for each other.
+    and outputs of a group times the kernel's size. torch's own count of fan_out leaves the groups
+    out, and it takes the inputs and outputs of a transposed convolution for each other.
+
+    Example:
+        >>> hl.schemes.fans(nn.Conv2d(4, 8, kernel_size=3, groups=2))
+        (18, 36)
     """
     weight, groups = layer.weight, getattr(layer, "groups", 1)
     kernel = weight[0, 0].numel()
@@ -77,83 +80,51 @@ def fans(layer):
 
 
 def drawn_weights(model):
-    """{key: Weight} of what a scheme draws: dense, (transposed) convolutional, recurrent and attention layers.
+    """{key: Weight} of what a scheme draws: dense, convolutional, recurrent and attention layers.
 
-    Of attention, the projections of queries, keys and values are matrices of their own (fans: the size
-    of what they read, and of what they make); so are the gates of LSTM and GRU, with fans (inputs,
-    hidden) and (hidden, hidden). Embeddings and parameters of other layers are not drawn.
+    Of attention, the projections of queries, keys and values are matrices of their own (fans: the
+    size of what they read, and of what they make); so are the gates of LSTM and GRU, with fans
+    (inputs, hidden) and (hidden, hidden). Embeddings and parameters of other layers are not drawn.
 
-    Raises TypeError if `model` is no module, ValueError for lazy layers and for weights that are computed
-    from other parameters.
+    Raises:
+        TypeError: if `model` is no module.
+        ValueError: for lazy layers and for weights that are computed from other parameters.
     """
     model, found = original(model), {}
 
-    def add(name, layer, weight, biases, fan_in, fan_out, bound, bias_bound, parts=1):
-        found.setdefault(
-            weight,
-            (
-                name,
-                Weight(
-                    layer,
-                    weight,
-                    [b for b in biases if b is not None],
-                    fan_in,
-                    fan_out,
-                    bound,
-                    bias_bound,
-                    parts,
-                ),
-            ),
-        )
+    def add(name, layer, weight, bias, *numbers):
+        biases = [] if bias is None else [bias]
+        found.setdefault(weight, (name, Weight(layer, weight, biases, *numbers)))
 
     for name, layer in model.named_modules():
         inside = f"{name}." if name else ""
         if isinstance(layer, WEIGHT_LAYERS):
             if is_computed(layer):
                 raise ValueError(
-                    f"the weight of {name!r} is computed from other parameters: undo the parametrization "
-                    "(torch.nn.utils.parametrize.remove_parametrizations, prune.remove)"
+                    f"the weight of {name!r} is computed from other parameters: undo the "
+                    "parametrization (torch.nn.utils.parametrize.remove_parametrizations, "
+                    "prune.remove)"
                 )
             fan_in, fan_out = fans(layer)  # refuses lazy layers
             bound = 1 / math.sqrt(layer.weight[0].numel())
-            bias = (
-                0.0
-                if isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear)
-                else bound
-            )
-            add(name, layer, layer.weight, [layer.bias], fan_in, fan_out, bound, bias)
+            of_attention = isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear)
+            bias_bound = 0.0 if of_attention else bound
+            add(name, layer, layer.weight, layer.bias, fan_in, fan_out, bound, bias_bound)
         elif isinstance(layer, nn.MultiheadAttention):
             for key, weight in layer.named_parameters(recurse=False):
                 if key.endswith("proj_weight"):
                     width, made = weight.shape[1], layer.embed_dim
-                    add(
-                        f"{inside}{key}",
-                        layer,
-                        weight,
-                        [layer.in_proj_bias],
-                        width,
-                        made,
-                        math.sqrt(6 / (width + len(weight))),
-                        0.0,
-                        len(weight) // made,
-                    )
+                    numbers = width, made, math.sqrt(6 / (width + len(weight))), 0.0
+                    parts = len(weight) // made
+                    add(f"{inside}{key}", layer, weight, layer.in_proj_bias, *numbers, parts)
         elif isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
             for key, weight in layer.named_parameters(recurse=False):
                 if key.startswith("weight"):
                     parts = 1 if "_hr_" in key else len(weight) // layer.hidden_size  # gates
                     bound = 1 / math.sqrt(layer.hidden_size)
                     bias = getattr(layer, key.replace("weight", "bias"), None)
-                    add(
-                        f"{inside}{key}",
-                        layer,
-                        weight,
-                        [bias],
-                        weight.shape[1],
-                        len(weight) // parts,
-                        bound,
-                        bound,
-                        parts,
-                    )
+                    numbers = weight.shape[1], len(weight) // parts, bound, bound, parts
+                    add(f"{inside}{key}", layer, weight, bias, *numbers)
     return dict(found.values())
 
 
@@ -168,37 +139,50 @@ def init_(
     std=None,
     batch=None,
 ):
-    """Draw the trainable weights of `model` in place, those of `drawn_weights`, and set their biases.
+    """Draw the trainable weights of `model`, those of `drawn_weights`, in place; set their biases.
 
-    model: torch.nn.Module. Weights stay on its device and in its dtype. Frozen weights, embeddings
-        and norms are left as they are.
-    scheme: one of SCHEMES. "orthogonal" reads a convolution's weight as one matrix
-        [out, in · kernel], as torch does, and that keeps no norms; "delta_orthogonal" keeps them
-        exactly, group by group, at stride 1 with "same" or circular padding. Where a layer narrows
-        (out < in) no matrix keeps the norms of all inputs: rows are then orthonormal, which keeps
-        those of gradients instead.
-    activation: name of the activation between the layers; read off the model if None. Only
-        "forward" and "backward" depend on it. "forward" uses gain 1 in the first layer (no
-        activation comes before it), "backward" in the last (none comes after).
-    generator: torch.Generator on the model's device.
-    factor: multiplies every layer's standard deviation, for instance `gain("relu")` to go
-        with "orthogonal".
-    dropout: probability of the inverted dropout in front of every layer but the first; their
-        standard deviation is multiplied by sqrt(1 - dropout).
-    std: the standard deviation for "normal". batch: `(inputs, targets)` for "lsuv".
+    Weights stay on the model's device and in its dtype. Frozen weights, embeddings and norms are
+    left as they are.
 
-    Returns the model. Raises ValueError for an unknown scheme or activation, a missing std or batch,
-    and for a model without layers to initialize, all frozen, with lazy layers, or with weights that are
-    computed from other parameters (weight_norm, spectral_norm, pruning). After any error the weights are
-    as they were.
+    Args:
+        scheme: one of SCHEMES. "orthogonal" reads a convolution's weight as one matrix [out, in ·
+            kernel], as torch does, and that keeps no norms; "delta_orthogonal" keeps them exactly,
+            group by group, at stride 1 with "same" or circular padding. Where a layer narrows (out
+            < in) no matrix keeps the norms of all inputs: rows are then orthonormal, which keeps
+            those of gradients instead.
+        activation: name of the activation between the layers; read off the model if None. Only
+            "forward" and "backward" depend on it. "forward" uses gain 1 in the first layer (no
+            activation comes before it), "backward" in the last (none comes after).
+        generator: torch.Generator on the model's device.
+        factor: multiplies every layer's standard deviation, for instance `gain("relu")` to go with
+            "orthogonal".
+        dropout: probability of the inverted dropout in front of every layer but the first; their
+            standard deviation is multiplied by sqrt(1 - dropout).
+        std: the standard deviation for "normal".
+        batch: `(inputs, targets)` for "lsuv".
+
+    Returns:
+        The model.
+
+    Raises:
+        ValueError: for an unknown scheme or activation, a missing std or batch, and for a model
+            without layers to initialize, all frozen, with lazy layers, or with weights that are
+            computed from other parameters (weight_norm, spectral_norm, pruning). After any error
+            the weights are as they were.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> model = hl.init_(hl.MLP(64, 64, 3, 10), "orthogonal", generator=generator)
+        >>> weight = model.layers[0].weight
+        >>> torch.allclose(weight @ weight.T, torch.eye(64), atol=1e-4)
+        True
     """
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
     weights = list(drawn_weights(model).values())
     if not weights:
-        raise ValueError(
-            "the model has no layers to initialize: it needs at least one Linear or Conv layer"
-        )
+        what = "the model has no layers to initialize"
+        raise ValueError(f"{what}: it needs at least one Linear or Conv layer")
     if not any(each.weight.requires_grad for each in weights):
         raise ValueError("every weight is frozen: set requires_grad=True on some")
     check_generator(generator, weights[0].weight)
@@ -210,10 +194,8 @@ def init_(
         if batch is None:
             raise ValueError("scheme 'lsuv' needs batch=(inputs, targets)")
         if any(not isinstance(each.layer, WEIGHT_LAYERS) for each in weights):
-            raise ValueError(
-                "scheme 'lsuv' is for dense and convolutional layers: take another for attention "
-                "and recurrent ones"
-            )
+            known = "scheme 'lsuv' is for dense and convolutional layers"
+            raise ValueError(f"{known}: take another for attention and recurrent ones")
     if activation is not None:
         activation_module(activation)  # refuses an unknown name, whatever the scheme
     g = 1.0
@@ -230,9 +212,8 @@ def init_(
                 scale = factor * (dropped if index else 1.0)
                 _draw_(each, scheme, 1.0 if ungained else g, scale, std, generator)
         if scheme == "lsuv":
-            _unit_output_variance_(
-                model, [w.layer for w in weights if w.weight.requires_grad], batch[0]
-            )
+            layers = [each.layer for each in weights if each.weight.requires_grad]
+            _unit_output_variance_(model, layers, batch[0])
     return model
 
 
@@ -275,11 +256,8 @@ def _delta_orthogonal_(layer, scale, generator):
     An even kernel has no centre: the tap left of the middle is the one that reads a pixel's own
     place under torch's padding="same".
     """
-    layer.weight.zero_()
-    groups = layer.weight.unflatten(
-        0, (layer.groups, -1)
-    )  # [groups, out, in, kernel ...], or in before out
-    for kernel in groups:
+    # [groups, out, in, kernel ...], or in before out
+    for kernel in layer.weight.zero_().unflatten(0, (layer.groups, -1)):
         centre = tuple((size - 1) // 2 for size in kernel.shape[2:])
         nn.init.orthogonal_(kernel[(..., *centre)], gain=scale, generator=generator)
 

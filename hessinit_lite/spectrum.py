@@ -11,7 +11,12 @@ from .models import check_generator
 
 
 class Estimate(float):
-    """A number that was estimated: a float with its standard error as `.error`."""
+    """A number that was estimated: a float with its standard error as `.error`.
+
+    Example:
+        >>> hl.Estimate(12.345, error=0.25)
+        12.35 ± 0.2
+    """
 
     def __new__(cls, value, error):
         made = super().__new__(cls, value)
@@ -27,17 +32,20 @@ class Estimate(float):
         return float(self), self.error
 
 
-_ORDER = {
-    "LM": lambda values: values.abs(),
-    "LA": lambda values: values,
-    "SA": lambda values: -values,
-}
+_ORDER = {"LM": torch.abs, "LA": torch.positive, "SA": torch.neg}
 
 
 def top_eigenvalues(
     operator, k=1, rtol=1e-3, generator=None, start=None, max_products=200, which="LM"
 ):
-    """The k eigenvalues at one end of the spectrum: `(values [k], bounds [k])` of `top_eigenpairs`."""
+    """The k eigenvalues at one end: `(values [k], bounds [k])`, all as in `top_eigenpairs`.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([4.0, -9.0, 1.0]))  # any operator will do
+        >>> values, bounds = hl.top_eigenvalues(matrix, k=2)
+        >>> values.round().tolist(), bool((bounds < 0.01).all())
+        ([-9.0, 4.0], True)
+    """
     values, _, bounds = top_eigenpairs(operator, k, rtol, generator, start, max_products, which)
     return values, bounds
 
@@ -47,22 +55,32 @@ def top_eigenpairs(
 ):
     """The k eigenpairs at one end of the spectrum, by Lanczos with full reorthogonalization.
 
-    which: "LM" for the largest magnitude, "LA" for the algebraically largest, "SA" for the smallest, as
-        in SciPy's eigsh.
+    Products stop once each residual is below rtol times the largest magnitude met. The error of a
+    separated eigenvalue is then of order bound²/gap, far smaller. Multiplicities may be missed: a
+    Krylov space holds one vector of each eigenspace. Where it is exhausted before k eigenvalues are
+    found, the search goes on from a random direction outside it.
 
-    Returns `(values [k], vectors [P, k], bounds [k])`, the outermost first; bounds[i] is the residual
-    ‖A x − θ x‖ of the unit vector x = vectors[:, i] with an allowance for rounding, and there is an
-    eigenvalue within bounds[i] of θ = values[i] (Parlett 1998, section 4.5). Products stop once each
-    residual is below rtol times the largest magnitude met. The error of a separated eigenvalue is then
-    of order bound²/gap, far smaller.
+    Args:
+        start: first vector [P]. If None, half a random direction and half the operator's
+            `.gradient`, which leans on the large eigenvalues and saves a few products (random alone
+            where it has none).
+        which: "LM" for the largest magnitude, "LA" for the algebraically largest, "SA" for the
+            smallest, as in SciPy's eigsh.
 
-    start: first vector [P]. If None, half a random direction and half the operator's `.gradient`,
-    which leans on the large eigenvalues and saves a few products (random alone where it has none).
-    Multiplicities may be missed: a Krylov space holds one vector of each eigenspace. Where it is
-    exhausted before k eigenvalues are found, the search goes on from a random direction outside it.
+    Returns:
+        `(values [k], vectors [P, k], bounds [k])`, the outermost first. bounds[i] is the residual
+        ‖A x − θ x‖ of the unit vector x = vectors[:, i] with an allowance for rounding, and there
+        is an eigenvalue within bounds[i] of θ = values[i] (Parlett 1998, section 4.5).
 
-    Raises ValueError for k outside 1..P, an unknown `which`, a zero start, or when max_products do not
-    suffice.
+    Raises:
+        ValueError: for k outside 1..P, an unknown `which`, a zero start, or when max_products do
+            not suffice.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([4.0, -9.0, 1.0]))  # any operator will do
+        >>> values, vectors, bounds = hl.top_eigenpairs(matrix, which="LA")
+        >>> values.round().tolist(), vectors.abs().round().T.tolist()
+        ([4.0], [[1.0, 0.0, 0.0]])
     """
     if which not in _ORDER:
         raise ValueError(f"unknown which {which!r}; known: {', '.join(_ORDER)}")
@@ -85,7 +103,7 @@ def top_eigenpairs(
     norm = torch.linalg.vector_norm(start)
 
     basis = (start / norm)[None]  # a row each; grown by doubling
-    diagonal, off_diagonal = [], []
+    diagonal, off_diagonal, eps = [], [], torch.finfo(operator.dtype).eps
     for products in range(1, min(size, max_products) + 1):
         span = basis[:products]
         w = operator @ span[-1]
@@ -103,12 +121,9 @@ def top_eigenpairs(
         order = _ORDER[which](ritz).argsort(descending=True)[:k]
         beta, scale = a[-1], ritz.abs().max()
         bounds = beta * vectors[-1, order].abs()
-        exhausted = beta <= torch.finfo(operator.dtype).eps * max(scale, a.abs().max()) * math.sqrt(
-            size
-        )
-        if len(order) == k and (
-            exhausted or products == size or bool((bounds <= rtol * scale).all())
-        ):
+        exhausted = beta <= eps * max(scale, a.abs().max()) * math.sqrt(size)
+        settled = exhausted or products == size or bool((bounds <= rtol * scale).all())
+        if settled and len(order) == k:
             break
         if exhausted:  # invariant, but smaller than k: go on from a random direction outside it
             w = _normal(operator, generator)
@@ -125,14 +140,14 @@ def top_eigenpairs(
         )
     to = dict(dtype=operator.dtype, device=operator.device)
     # A product's sums of P terms are themselves rounded.
-    bounds = bounds + torch.finfo(operator.dtype).eps * (8 + math.sqrt(size)) * scale
+    bounds = bounds + eps * (8 + math.sqrt(size)) * scale
     return ritz[order].to(**to), span.T @ vectors[:, order].to(**to), bounds.to(**to)
 
 
 def _random(operator, generator, draw, *columns):
     """A random array [P, *columns] for an operator, drawn on its device.
 
-    An operator that is spread over processes has a method `agree`, which gives all of them the same.
+    An operator that is spread over processes has a method `agree`, which gives all one.
     """
     array = torch.empty(operator.shape[0], *columns, dtype=operator.dtype, device=operator.device)
     check_generator(generator, array)
@@ -144,9 +159,8 @@ def _normal(operator, generator):
 
 
 def _signs(operator, samples, generator):
-    return _random(
-        operator, generator, lambda x, g: x.bernoulli_(0.5, generator=g) * 2 - 1, samples
-    )
+    draw = lambda x, g: x.bernoulli_(0.5, generator=g) * 2 - 1
+    return _random(operator, generator, draw, samples)
 
 
 def _mean_and_error(values):
@@ -156,12 +170,22 @@ def _mean_and_error(values):
 def trace(operator, samples=32, generator=None, method="hutchinson"):
     """A random estimate of the trace: `(estimate, standard_error)`, tensors without dimension.
 
-    "hutchinson": the mean of sᵀAs over random sign vectors s (Hutchinson 1990).
-    "hutch++": a third of the samples finds the range Q of the large eigenvalues, whose trace QᵀAQ is
-        then exact; only the rest (I − QQᵀ)A(I − QQᵀ) is estimated (Meyer et al. 2021, algorithm 1).
+    Args:
+        samples: products in all, made together through `operator.matmat`.
+        method: "hutchinson" is the mean of sᵀAs over random sign vectors s (Hutchinson 1990). In
+            "hutch++" a third of the samples finds the range Q of the large eigenvalues, whose trace
+            QᵀAQ is then exact; only the rest (I − QQᵀ)A(I − QQᵀ) is estimated (Meyer et al. 2021,
+            algorithm 1).
 
-    `samples` products in all, made together through `operator.matmat`. Raises ValueError for fewer
-    than 2 samples (6 for "hutch++") and for an unknown method.
+    Raises:
+        ValueError: for fewer than 2 samples (6 for "hutch++") and for an unknown method.
+
+    Example:
+        >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+        >>> operator = hl.hessian(model, F.mse_loss, (inputs, torch.zeros(2, 1)))  # diag(4, 1)
+        >>> estimate, error = hl.trace(operator, samples=3)
+        >>> round(float(estimate), 3), round(float(error), 3)
+        (5.0, 0.0)
     """
     if method not in ("hutchinson", "hutch++"):
         raise ValueError(f"unknown method {method!r}; known: hutchinson, hutch++")
@@ -182,7 +206,15 @@ def trace(operator, samples=32, generator=None, method="hutchinson"):
 def frobenius_norm(operator, samples=32, generator=None):
     """A random estimate of ‖A‖_F = (E ‖As‖²)^½ over sign vectors s: `(estimate, standard_error)`.
 
-    Raises ValueError for fewer than 2 samples.
+    Raises:
+        ValueError: for fewer than 2 samples.
+
+    Example:
+        >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+        >>> operator = hl.hessian(model, F.mse_loss, (inputs, torch.zeros(2, 1)))  # diag(4, 1)
+        >>> estimate, error = hl.frobenius_norm(operator, samples=3)
+        >>> round(float(estimate) ** 2, 3), round(float(error), 3)
+        (17.0, 0.0)
     """
     if samples < 2:
         raise ValueError(f"samples must be at least 2 for a standard error, got {samples}")
@@ -193,14 +225,26 @@ def frobenius_norm(operator, samples=32, generator=None):
 
 
 def spectral_density(operator, steps=32, samples=8, generator=None, memory=2**30):
-    """Stochastic Lanczos quadrature: `(nodes, weights)`, both [samples, steps], weights of a row sum to 1.
+    """Stochastic Lanczos quadrature: `(nodes, weights)`, both [samples, steps].
 
-    For any smooth f, the mean over the rows of Σ weights · f(nodes) estimates trace f(A) / P: the
-    density of the eigenvalues is the sum of all weights at their nodes (Golub & Meurant 2010; Ubaru,
-    Chen & Saad 2017). A Krylov space that is exhausted early fills its row with weights 0.
+    The weights of a row sum to 1. For any smooth f, the mean over the rows of Σ weights · f(nodes)
+    estimates trace f(A) / P: the density of the eigenvalues is the sum of all weights at their
+    nodes (Golub & Meurant 2010; Ubaru, Chen & Saad 2017). A Krylov space that is exhausted early
+    fills its row with weights 0.
 
-    memory: bytes for the bases, steps · P numbers a sample; samples that fit run side by side, with one
-    `operator.matmat` a step. Raises ValueError for fewer than 1 step or sample.
+    Args:
+        memory: bytes for the bases, steps · P numbers a sample; samples that fit run side by side,
+            with one `operator.matmat` a step.
+
+    Raises:
+        ValueError: for fewer than 1 step or sample.
+
+    Example:
+        >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
+        >>> operator = hl.hessian(model, F.mse_loss, (inputs, torch.zeros(2, 1)))  # diag(4, 1)
+        >>> nodes, weights = hl.spectral_density(operator, steps=2, samples=3)
+        >>> nodes.round().tolist()[0], weights.sum(1).round(decimals=3).tolist()
+        ([1.0, 4.0], [1.0, 1.0, 1.0])
     """
     if steps < 1 or samples < 1:
         raise ValueError(f"steps and samples must be at least 1, got {steps} and {samples}")
@@ -209,11 +253,8 @@ def spectral_density(operator, steps=32, samples=8, generator=None, memory=2**30
     chunk = max(1, memory // (steps * starts[:, 0].numel() * starts.element_size()))
     found = [_tridiagonal(operator, part, steps) for part in starts.split(chunk, dim=1)]
     diagonal, off_diagonal = (torch.cat(parts) for parts in zip(*found))
-    t = (
-        torch.diag_embed(diagonal)
-        + torch.diag_embed(off_diagonal, 1)
-        + torch.diag_embed(off_diagonal, -1)
-    )
+    t = torch.diag_embed(diagonal)
+    t += torch.diag_embed(off_diagonal, 1) + torch.diag_embed(off_diagonal, -1)
     nodes, vectors = torch.linalg.eigh(t)
     return nodes, vectors[:, 0] ** 2
 
@@ -221,8 +262,8 @@ def spectral_density(operator, steps=32, samples=8, generator=None, memory=2**30
 def _tridiagonal(operator, starts, steps):
     """Lanczos' diagonals from each column of `starts` [P, K]: [K, steps], [K, steps - 1].
 
-    Nothing leaves the device. Where a Krylov space is exhausted the next vector is zero, and so is the
-    rest of the matrix: these nodes 0 have weight 0.
+    Nothing leaves the device. Where a Krylov space is exhausted the next vector is zero, and so is
+    the rest of the matrix: these nodes 0 have weight 0.
     """
     size, columns = starts.shape
     basis = starts.new_zeros(columns, steps, size)
@@ -249,12 +290,15 @@ def gradient_quotient(operator, gradient):
     """ĝᵀAĝ for ĝ = gradient/‖gradient‖ [P]: the curvature along the gradient.
 
     The value the paper plots ("evaluated on normalized gradients"). It is 0 where the gradient is.
+
+    Example:
+        >>> matrix, gradient = torch.diag(torch.tensor([4.0, 1.0])), torch.tensor([3.0, 4.0])
+        >>> round(float(hl.gradient_quotient(matrix, gradient)), 3)  # (4 · 9 + 1 · 16) / 25
+        2.08
     """
     unit = gradient
-    for order in (
-        math.inf,
-        2,
-    ):  # first the largest entry: squares of a deep net's gradients may leave float32
+    # First by the largest entry: squares of a deep net's gradients may leave float32.
+    for order in (math.inf, 2):
         norm = torch.linalg.vector_norm(unit, order)
         unit = unit / torch.where(norm > 0, norm, torch.ones_like(norm))
     return torch.dot(unit, operator @ unit)

@@ -46,6 +46,14 @@ def second_moments(activation, variance=1.0):
 
     The first says how much of the signal's variance an activation passes forwards, the second how
     much of the gradient's variance it passes backwards (He et al. 2015, eqs. 7 and 13).
+
+    Raises:
+        ValueError: for an unknown activation, or a variance that is not positive.
+
+    Example:
+        >>> forward, backward = hl.second_moments("relu", variance=3.0)
+        >>> round(forward, 8), round(backward, 8)
+        (1.5, 0.5)
     """
     _check_variance(variance)
     z, w = _half_line_rule()
@@ -57,10 +65,17 @@ def gain(activation, mode="forward", variance=1.0):
     """The factor g by which the weights' standard deviation must exceed 1/sqrt(fan).
 
     With Var w = g²/fan_in ("forward") pre-activations of the given variance keep it from layer to
-    layer: g² = variance / E f(u)². With Var w = g²/fan_out ("backward") gradients keep theirs:
-    g² = 1 / E f'(u)². For ReLU both are sqrt(2): He initialization.
+    layer: g² = variance / E f(u)². With Var w = g²/fan_out ("backward") gradients keep theirs: g² =
+    1 / E f'(u)². For ReLU both are sqrt(2): He initialization.
 
-    Raises ValueError for an unknown activation or mode, or a variance that is not positive.
+    Raises:
+        ValueError: for an unknown activation or mode, or a variance that is not positive.
+
+    Example:
+        >>> round(hl.gain("relu") ** 2, 8)
+        2.0
+        >>> round(hl.gain("tanh"), 4), round(hl.gain("tanh", "backward"), 4)
+        (1.5925, 1.4674)
     """
     forward, backward = second_moments(activation, variance)
     if mode == "forward":
@@ -77,7 +92,12 @@ def dropout_factor(p, inverted=True):
     moment by 1/(1-p), so the factor is sqrt(1-p). A plain 0/1 mask multiplies it by 1-p, so the
     factor is 1/sqrt(1-p); that is what Corollary 12 of Skorski et al. prints.
 
-    Raises ValueError unless 0 <= p < 1.
+    Raises:
+        ValueError: unless 0 <= p < 1.
+
+    Example:
+        >>> hl.dropout_factor(0.75), hl.dropout_factor(0.75, inverted=False)
+        (0.5, 2.0)
     """
     if not 0 <= p < 1:
         raise ValueError(f"the dropout probability must lie in [0, 1), got {p!r}")
@@ -87,10 +107,17 @@ def dropout_factor(p, inverted=True):
 def variance_profile(activation, depth, weight_variance, bias_variance=0.0, input_variance=1.0):
     """Predicted variances of the pre-activations u of `depth` layers, as a list.
 
-    `weight_variance` is fan_in · Var w. `input_variance` is the mean square of the inputs, which
-    pass through no activation: q_1 = weight_variance · input_variance + bias_variance, then
-    q_{k+1} = weight_variance · E f(u_k)² + bias_variance. A variance that under- or overflows
-    is reported as 0 or inf.
+    Inputs pass through no activation: q_1 = weight_variance · input_variance + bias_variance, then
+    q_{k+1} = weight_variance · E f(u_k)² + bias_variance. A variance that under- or overflows is
+    reported as 0 or inf.
+
+    Args:
+        weight_variance: fan_in · Var w.
+        input_variance: the mean square of the inputs.
+
+    Example:
+        >>> [round(q, 8) for q in hl.variance_profile("relu", depth=4, weight_variance=1.0)]
+        [1.0, 0.5, 0.25, 0.125]
     """
     _check_variance(input_variance)
     profile, second_moment = [], input_variance
@@ -105,8 +132,16 @@ def variance_profile(activation, depth, weight_variance, bias_variance=0.0, inpu
 def gradient_profile(activation, profile, weight_variance):
     """Predicted mean square of dL/du by layer, relative to the last layer's, as a list.
 
-    `profile` holds the forward variances (`variance_profile`), `weight_variance` is fan_out · Var w:
     E (dL/du_k)² = weight_variance · E f'(u_k)² · E (dL/du_{k+1})².
+
+    Args:
+        profile: the forward variances (`variance_profile`).
+        weight_variance: fan_out · Var w.
+
+    Example:
+        >>> profile = hl.variance_profile("relu", depth=3, weight_variance=2.0)
+        >>> [round(g, 8) for g in hl.gradient_profile("relu", profile, weight_variance=4.0)]
+        [4.0, 2.0, 1.0]
     """
     gradients = [1.0]
     for q in reversed(profile[:-1]):
@@ -118,14 +153,20 @@ def gradient_profile(activation, profile, weight_variance):
 def fluctuation_profile(
     activation, depth, width, weight_variance, bias_variance=0.0, input_variance=1.0
 ):
-    """Predicted variance over nets of log(mean square of u) in `depth` layers of one width, as a list.
+    """Predicted variance over nets of log(mean square of u) in `depth` layers of one width, a list.
 
     To first order in depth/width. A layer passes on a relative deviation times m, the logarithmic
     slope of the variance map, and its finitely many units add noise of their own, Var f² / width:
     v_{l+1} = m² v_l + (E f⁴ / (E f²)² - 1) / width, and the mean over a layer's units adds 2/width.
     Hanin 2018 has the case m = 1. Where a variance leaves the range of floats the result is nan.
 
-    Raises ValueError for a width below 1 or an input_variance that is not positive.
+    Raises:
+        ValueError: for a width below 1 or an input_variance that is not positive.
+
+    Example:
+        >>> found = hl.fluctuation_profile("relu", depth=3, width=100, weight_variance=2.0)
+        >>> [round(v, 8) for v in found]
+        [0.02, 0.07, 0.12]
     """
     if not width >= 1:
         raise ValueError(f"width must be at least 1, got {width!r}")
@@ -139,9 +180,8 @@ def fluctuation_profile(
         u = math.sqrt(q) * z
         f, slope = _values_and_slopes(activation, u)
         square = float(w @ f**2)
-        share = (
-            weight_variance * square / (weight_variance * square + bias_variance)
-        )  # not the bias's
+        grown = weight_variance * square
+        share = grown / (grown + bias_variance)  # not the bias's
         m = share * float(w @ (f * slope * u)) / square
         v = m**2 * v + share**2 * (float(w @ f**4) / square**2 - 1) / width
     return profile
@@ -181,8 +221,13 @@ def cross_moments(activation, correlation, variance=1.0):
     The second is the derivative of the first by the covariance of u and v (Price's theorem). At
     correlation 1 they are the `second_moments`. Poole et al. 2016, section 2.
 
-    Raises ValueError for an unknown activation, a variance that is not positive, or a correlation
-    outside [-1, 1].
+    Raises:
+        ValueError: for an unknown activation, a variance that is not positive, or a correlation
+            outside [-1, 1].
+
+    Example:
+        >>> [round(moment, 6) for moment in hl.cross_moments("relu", correlation=0.0)]
+        [0.159155, 0.25]
     """
     u, v, w = _correlated_pair(correlation, variance)
     f_u, slope_u = _values_and_slopes(activation, u)
@@ -193,8 +238,15 @@ def cross_moments(activation, correlation, variance=1.0):
 def correlation_map(activation, correlation, variance=1.0, weight_variance=1.0, bias_variance=0.0):
     """Correlation of one unit's pre-activations for two inputs, one layer on.
 
-    Before, both have the given `variance` and `correlation`; `weight_variance` is fan_in · Var w.
-    Without biases it does not matter. Poole et al. 2016, section 2. Raises as `cross_moments` does.
+    Before, both have the given `variance` and `correlation`; `weight_variance` is fan_in · Var w,
+    which does not matter without biases. Poole et al. 2016, section 2.
+
+    Raises:
+        ValueError: as `cross_moments`.
+
+    Example:
+        >>> round(hl.correlation_map("relu", correlation=0.0), 6)  # 1/π
+        0.31831
     """
     u, v, w = _correlated_pair(correlation, variance)
     f = activation_module(activation)
@@ -210,21 +262,32 @@ def correlation_profile(
 
     `correlation` is the inputs' cosine; both have mean square `input_variance`. Variances follow
     `variance_profile`; where they leave the range of floats, the correlation is nan.
+
+    Example:
+        >>> found = hl.correlation_profile("relu", depth=3, correlation=0.0, weight_variance=2.0)
+        >>> [round(c, 4) for c in found]
+        [0.0, 0.3183, 0.4937]
     """
     variances = variance_profile(activation, depth, weight_variance, bias_variance, input_variance)
     profile = [(weight_variance * input_variance * correlation + bias_variance) / variances[0]]
     for q in variances[:-1]:
-        known = 0 < q < math.inf and not math.isnan(profile[-1])
-        profile.append(
-            correlation_map(activation, profile[-1], q, weight_variance, bias_variance)
-            if known
-            else math.nan
-        )
+        c = profile[-1]
+        if 0 < q < math.inf and not math.isnan(c):
+            c = correlation_map(activation, c, q, weight_variance, bias_variance)
+        else:
+            c = math.nan
+        profile.append(c)
     return profile
 
 
 class FixedPoint(NamedTuple):
-    """What layers settle at far from the input; see `fixed_point`."""
+    """What layers settle at far from the input; see `fixed_point`.
+
+    Example:
+        >>> point = hl.fixed_point("relu", weight_variance=1.0, bias_variance=0.5)
+        >>> round(point.variance, 6), round(point.correlation, 6), round(point.chi, 6)
+        (1.0, 1.0, 0.5)
+    """
 
     variance: float  #: q*, the variance of the pre-activations
     correlation: float  #: c*, the correlation of any two inputs
@@ -239,7 +302,13 @@ def fixed_point(activation, weight_variance, bias_variance=0.0, start=1.0, layer
     1, else it has one more fixed point, which attracts. (Where f is linear and there are no biases
     every c is fixed; 1 is returned.) Schoenholz et al. 2017, section 3.
 
-    Raises ValueError if the variance has not settled, to ten digits, after `layers` layers.
+    Raises:
+        ValueError: if the variance has not settled, to ten digits, after `layers` layers.
+
+    Example:
+        >>> point = hl.fixed_point("tanh", weight_variance=2.0, bias_variance=0.1)
+        >>> 0 < point.correlation < 1 < point.chi
+        True
     """
     _check_variance(start)
     q, before = start, math.nan
@@ -270,7 +339,15 @@ def edge_of_chaos(activation, variance):
     """(weight_variance, bias_variance) that hold the variance level and have χ₁ = 1.
 
     weight_variance = 1 / E f'(u)², bias_variance = variance - weight_variance · E f(u)². A negative
-    bias_variance says that no net does this. Poole et al. 2016; raises as `second_moments` does.
+    bias_variance says that no net does this. Poole et al. 2016.
+
+    Raises:
+        ValueError: as `second_moments`.
+
+    Example:
+        >>> weight_variance, bias_variance = hl.edge_of_chaos("relu", variance=1.0)
+        >>> round(weight_variance, 6), round(abs(bias_variance), 6)
+        (2.0, 0.0)
     """
     forward, backward = second_moments(activation, variance)
     return 1 / backward, variance - forward / backward

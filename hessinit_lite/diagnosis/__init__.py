@@ -1,3 +1,3 @@
-"""A model's curvature report: what was measured (`measure`), what it means (`findings`), how it is shown."""
+"""A model's curvature report: numbers (`measure`), what they mean (`findings`), how they look."""
 
 from .report import CurvatureReport, report

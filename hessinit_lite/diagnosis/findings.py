@@ -6,17 +6,21 @@ from dataclasses import dataclass
 #: A layer whose norm is below this share of the whole Hessian's hardly moves at any stable learning
 #: rate: an error along an eigenvector of curvature h shrinks by 1 − ηh a step, and η < 2/λ.
 SLOW = 1e-4
-#: A net whose outputs differ between samples by a smaller share of their size has lost its signal. Its λ
-#: is small for that reason and grows once training brings the signal back. Dense ReLU nets that were looked
-#: at have 0.3 or more from He's rule or hessian_init_, at most 0.1 from torch's default at depth 5 or more.
-#: Nets with norms are not judged by it: a vision Transformer starts with less, and trains.
+#: A net whose outputs differ between samples by a smaller share of their size has lost its signal.
+#: Its λ is small for that reason and grows once training brings the signal back. Dense ReLU nets
+#: that were looked at have 0.3 or more from He's rule or hessian_init_, at most 0.1 from torch's
+#: default at depth 5 or more. Nets with norms are not judged by it: a vision Transformer starts
+#: with less, and trains.
 VARIES = 0.15
 SPAN = 1e3  #: norms or signals whose largest and smallest differ by more are worth a warning
 
 
 @dataclass
 class Finding:
-    """One observation in plain words, and what to do about it. level: problem, warning or note."""
+    """One observation in plain words, and what to do about it.
+
+    `level` is "problem", "warning" or "note".
+    """
 
     level: str
     text: str
@@ -24,12 +28,13 @@ class Finding:
 
 
 def listed(names, most=4):
+    """The first `most` names in a row, and how many more there are."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def findings_of(result, lr, optimizer):
-    """What a `Measurement` means for training with `optimizer` at the rate `lr` (or None), in words."""
+    """What a `Measurement` means for training with `optimizer` at the rate `lr` (or None)."""
     findings, layers, scale, best = [], result.layers, result.eigenvalue, result.best_step
     plain = optimizer == "sgd"
     solve = "hl.hessian_init_(model, loss_fn, batch) levels the norms before training"
@@ -52,8 +57,8 @@ def findings_of(result, lr, optimizer):
     if dead:
         say(
             "problem",
-            f"no gradient at all in {listed(each.name for each in dead)}: dead, nothing there can be "
-            "learnt",
+            f"no gradient at all in {listed(each.name for each in dead)}: dead, nothing there can "
+            "be learnt",
             "a dead ReLU, a detached path or weights of zero: draw new weights "
             "(hl.init_(model, 'he')), lower the biases or use leaky_relu",
         )
@@ -77,9 +82,9 @@ def findings_of(result, lr, optimizer):
         )
         say(
             "problem" if plain else "note",
-            f"{listed(each.name for each in slow)}: norm down to {least:.1g}, that "
-            f"of the whole Hessian is {scale:.2g}; in plain gradient descent at the best safe rate 1/λ an error "
-            f"there shrinks by {least / scale:.0e} of itself a step: {end}",
+            f"{listed(each.name for each in slow)}: norm down to {least:.1g}, that of the whole "
+            f"Hessian is {scale:.2g}; in plain gradient descent at the best safe rate 1/λ an "
+            f"error there shrinks by {least / scale:.0e} of itself a step: {end}",
             solve if plain else "",
         )
     if len(alive) > 1:
@@ -115,46 +120,48 @@ def findings_of(result, lr, optimizer):
         say(
             "warning",
             f"the outputs hardly depend on the input: only {result.variation:.1g} of their size "
-            "differs between samples; λ is small for that reason and grows in training, so that 2/λ is too bold",
+            "differs between samples; λ is small for that reason and grows in training, so that "
+            "2/λ is too bold",
             "the signal is lost on the way (biases may hide that); " + solve,
         )
     if result.chance:
         if result.loss > 3 * result.chance:
             say(
                 "warning",
-                f"the loss {result.loss:.3g} is far above {result.chance:.3g}, that of outputs that "
-                "ignore the input: confident and wrong",
+                f"the loss {result.loss:.3g} is far above {result.chance:.3g}, that of outputs "
+                "that ignore the input: confident and wrong",
                 "smaller weights in the last layer, or standardized inputs",
             )
         elif abs(result.loss / result.chance - 1) < 0.02:
             say(
                 "note",
-                f"the loss {result.loss:.3g} is at chance ({result.chance:.3g}): as it should be before "
-                "training; after training it means that nothing was learnt",
+                f"the loss {result.loss:.3g} is at chance ({result.chance:.3g}): as it should be "
+                "before training; after training it means that nothing was learnt",
             )
     if extreme < 0 < scale:
         say(
             "note",
-            f"the Hessian's eigenvalue of largest magnitude is negative ({extreme:.3g}): a saddle; λ "
-            "above is the largest positive one",
+            f"the Hessian's eigenvalue of largest magnitude is negative ({extreme:.3g}): a "
+            "saddle; λ above is the largest positive one",
         )
     elif extreme < 0:
         say(
             "note",
-            f"the Hessian has no positive eigenvalue (the largest in magnitude is {extreme:.3g}): no rate "
-            "is unstable by curvature alone",
+            f"the Hessian has no positive eigenvalue (the largest in magnitude is {extreme:.3g}): "
+            "no rate is unstable by curvature alone",
         )
     if lr is not None and not plain:
         say(
             "note",
-            f"lr = {lr:g} is not judged: {optimizer} rescales the steps weight by weight, so that its limit "
-            "is one on the rescaled Hessian, and 2/λ is that of plain gradient descent",
+            f"lr = {lr:g} is not judged: {optimizer} rescales the steps weight by weight, so that "
+            "its limit is one on the rescaled Hessian, and 2/λ is that of plain gradient descent",
         )
     elif lr is not None and lr > result.stability_limit:
         say(
             "problem",
             f"lr = {lr:g} is above 2/λ = {result.stability_limit:.3g}: plain full-batch gradient "
-            "descent is unstable here; the loss rises at first, and then finds flatter ground or diverges",
+            "descent is unstable here; the loss rises at first, and then finds flatter ground or "
+            "diverges",
             f"lr near 1/λ = {best:.3g}, a warm-up, or hl.hessian_init_ with a smaller target",
         )
     elif lr is not None and lr < 0.01 * best < math.inf:

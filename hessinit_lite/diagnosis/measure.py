@@ -21,15 +21,13 @@ from .findings import Finding, listed
 
 @dataclass
 class LayerCurvature:
-    """One weight. norm, trace, quotient: of its Gauss-Newton block, in loss per unit step²."""
+    """One weight; norm, trace, quotient: of its Gauss-Newton block, in loss per unit step²."""
 
     name: str
     kind: str  #: class of the layer
     shape: tuple
     std: float  #: standard deviation of the weights
-    signal: (
-        float | None
-    )  #: root mean square of the layer's outputs; None if it is not called as a module
+    signal: float | None  #: root mean square of the layer's outputs; None if it is no module's
     gradient: float  #: root mean square of dL/dW
     norm: float  #: largest eigenvalue in magnitude
     trace: float
@@ -63,7 +61,7 @@ class Measurement:
 
     @property
     def best_step(self):
-        """1/λ: the learning rate of gradient descent with the best guaranteed decrease of the loss."""
+        """1/λ: the rate of gradient descent with the best guaranteed decrease of the loss."""
         return 1 / self.eigenvalue if self.eigenvalue > 0 else math.inf
 
     @property
@@ -103,7 +101,7 @@ def settled(model, batch, passes):
 def as_it_was(model):
     """Afterwards modes and requires_grad are what they were, whatever happened inside.
 
-    Flags are set one by one: `.eval()` of a module may do more, such as merging adapters into weights.
+    Flags are set one by one: `.eval()` of a module may do more, such as merging adapters.
     """
     modes = [(module, module.training) for module in model.modules()]
     flags = [(p, p.requires_grad) for p in model.parameters()]
@@ -155,15 +153,18 @@ def put_to_eval(model):
         notes.append(
             Finding(
                 "warning",
-                f"batch norm ({listed(fresh)}) has seen no batch: its running mean 0 and variance 1 do "
-                "not normalize anything, so this is not the curvature of training, and nothing else is said of it",
-                "run a few batches through the model in train mode and ask again, or ask with settle=50",
+                f"batch norm ({listed(fresh)}) has seen no batch: its running mean 0 and variance "
+                "1 do not normalize anything, so this is not the curvature of training, and "
+                "nothing else is said of it",
+                "run a few batches through the model in train mode and ask again, or ask with "
+                "settle=50",
             )
         )
     return notes
 
 
 def short_name(dtype):
+    """A dtype's name as it is said, "float32" and the like."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -186,7 +187,7 @@ def _selected(trainable, layers):
 
 
 def _parts(name, owner, weight, split):
-    """[(label, number of parts)] of the projections that a weight's rows hold: mostly one, itself."""
+    """[(label, number of parts)] of the projections that a weight's rows hold: mostly itself."""
     label = _layer_name(name)
     if isinstance(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
         return [(f"{label}.{which}", 3) for which in ("q", "k", "v")]
@@ -204,7 +205,7 @@ def _parts(name, owner, weight, split):
 
 
 def to_model(batch, like):
-    """The batch on the model's device, floating-point parts in its dtype; what is no pair is passed on."""
+    """The batch on the model's device, floating-point parts in its dtype; no pair: as it is."""
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
         return batch
     return map_tensors(
@@ -232,7 +233,7 @@ def _forward(model, loss_fn, batch, owners):
 
 
 def _chance(loss_fn, outputs, targets):
-    """The loss of the best outputs that are the same for all inputs and classes alike, if it is known."""
+    """The loss of the best outputs that are alike for all inputs and classes, if known."""
     kind = type(output_hessian(loss_fn, outputs, targets))
     if kind is CrossEntropy and not targets.is_floating_point():
         return math.log(outputs.shape[1])
@@ -251,7 +252,7 @@ def _eigenvalues(operator, rtol, generator):
 
 
 def _waking(model, loss_fn, batch, trainable, gradients):
-    """(names of weights that are exactly zero but have a gradient, of those that a step of these wakes).
+    """(names of weights that are zero but have a gradient, of those that a step of them wakes).
 
     A zero head or LoRA's B hides everything behind it from the gradient, for one step.
     """
@@ -294,7 +295,8 @@ def measure(model, loss_fn, batch, patterns, split, rtol, progress):
     for pattern in split:
         if not any(fnmatchcase(_layer_name(name), pattern) for name in chosen):
             raise ValueError(
-                f"no layer to split is called {pattern!r}; known: {', '.join(map(_layer_name, chosen))}"
+                f"no layer to split is called {pattern!r}; known: "
+                f"{', '.join(map(_layer_name, chosen))}"
             )
     like = trainable[chosen[0]]
     batch = to_model(batch, like)
@@ -325,9 +327,8 @@ def measure(model, loss_fn, batch, patterns, split, rtol, progress):
                 f"the loss does not depend on {listed(unused)}: nothing is left to measure"
             )
 
-    generator = torch.Generator(like.device).manual_seed(
-        0
-    )  # the same model and batch give the same report
+    # Fixed: the same model and batch give the same report.
+    generator = torch.Generator(like.device).manual_seed(0)
     operator = hessian(model, loss_fn, batch)
     gradient = operator.gradient
     extreme, eigenvalue, bound = _eigenvalues(operator, rtol, generator)

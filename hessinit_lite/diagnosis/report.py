@@ -21,7 +21,7 @@ from .measure import Measurement, as_it_was, measure, put_to_eval, settled, shor
 
 @dataclass
 class CurvatureReport(Measurement):
-    """What `report` measured. `print` it, take its `.figure()` or `.to_dict()`; a notebook shows both."""
+    """What `report` measured: print it, take its `.figure()` or `.to_dict()`; notebooks do."""
 
     findings: list = field(default_factory=list, repr=False)
 
@@ -30,9 +30,10 @@ class CurvatureReport(Measurement):
         return [
             f"{self.model}: {self.parameters:,} trainable parameters, {self.samples} samples, "
             f"{self.device}, {self.dtype}",
-            f"loss {self.loss:.4g}{chance}; gradient norm {self.gradient_norm:.3g}; curvature along the "
-            f"gradient {self.quotient:.3g}",
-            f"largest eigenvalue λ of the Hessian {self.eigenvalue:.4g} ± {self.eigenvalue_bound:.1g}",
+            f"loss {self.loss:.4g}{chance}; gradient norm {self.gradient_norm:.3g}; curvature "
+            f"along the gradient {self.quotient:.3g}",
+            f"largest eigenvalue λ of the Hessian {self.eigenvalue:.4g} ± "
+            f"{self.eigenvalue_bound:.1g}",
             f"learning rate of plain gradient descent: best guarantee 1/λ = {self.best_step:.3g}, "
             f"stability limit 2/λ = {self.stability_limit:.3g}",
         ]
@@ -50,8 +51,8 @@ class CurvatureReport(Measurement):
         "quotient",
     )
     _UNITS = (
-        "signal: rms of the layer's outputs; gradient: rms of dL/dW; norm, trace, quotient along the "
-        "gradient: of the layer's Gauss-Newton block, in loss per unit step² (~: estimated)"
+        "signal: rms of the layer's outputs; gradient: rms of dL/dW; norm, trace, quotient along "
+        "the gradient: of the layer's Gauss-Newton block, in loss per unit step² (~: estimated)"
     )
 
     def _rows(self):
@@ -183,8 +184,9 @@ class CurvatureReport(Measurement):
             '<div class="hessinit-report">\n<p>'
             + "<br>\n".join(map(html.escape, self._head()))
             + "</p>\n"
-            '<div role="region" aria-label="curvature by layer" tabindex="0" style="overflow-x:auto">\n'
-            f'<table style="font-size:0.85em">\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n'
+            '<div role="region" aria-label="curvature by layer" tabindex="0" '
+            'style="overflow-x:auto">\n<table style="font-size:0.85em">\n'
+            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n"
             f"</table>\n</div>\n<p><small>{html.escape(self._UNITS)}</small></p>\n<ul>\n{findings}</ul>\n"
             f"{picture}\n</div>"
         )
@@ -208,28 +210,43 @@ def report(
 ):
     """Measure the curvature of `model` on a batch and say what it means: a CurvatureReport.
 
-    model: torch.nn.Module; weights, gradients, modes and hooks are left as they are. It is measured in
-        eval mode (the report says so where that matters); a half-precision model as a float32 copy.
-    loss_fn(outputs, targets): a mean over the batch; batch: `(inputs, targets)`, moved to the model's
-        device and, where they are floating-point, to its dtype; outputs as `check_batch` takes them.
-    layers: names of layers, or patterns such as "blocks.*", if not all are to be listed: a big model
-        then needs less time and memory. The Hessian is that of all trainable parameters, anyway.
-    split: {pattern: parts} for weights whose rows are several projections, {"*.qkv": 3}: each part is then
-        listed as a layer of its own. torch's attention is split into queries, keys and values anyway.
-    lr: a learning rate to judge, for the optimizer "sgd"; for "adam" and "adamw", whose steps are
-        rescaled weight by weight, 2/λ says nothing, and the report says so.
-    settle: passes of the batch through a copy whose batch norm is in train mode, before it is measured.
-        A fresh batch norm has averages that do not normalize, and curvature that is not that of training.
-    rtol: of the eigenvalue's residual. progress: show a bar.
+    Weights, gradients, modes and hooks are left as they are. The model is measured in eval mode
+    (the report says so where that matters); a half-precision model as a float32 copy. A layer is a
+    trainable parameter with two dimensions or more. Its norm and trace are exact (`layer_norms`,
+    `layer_traces`), but for weights that `layer_blocks` has no factors of (such as those of
+    attention and recurrent layers in torch.nn) and that have more than 2,048 entries: their traces
+    are estimated from 64 products, with a standard error.
 
-    A layer is a trainable parameter with two dimensions or more. Its norm and trace are exact
-    (`layer_norms`, `layer_traces`), but for weights that `layer_blocks` has no factors of (such as
-    those of attention and recurrent layers in torch.nn) and that have more than 2,048 entries: their
-    traces are estimated from 64 products, with a standard error.
+    Args:
+        loss_fn: `loss_fn(outputs, targets)`, a mean over the batch; outputs as `check_batch` takes
+            them.
+        batch: `(inputs, targets)`, moved to the model's device and, where they are floating-point,
+            to its dtype.
+        layers: names of layers, or patterns such as "blocks.*", if not all are to be listed: a big
+            model then needs less time and memory. The Hessian is that of all trainable parameters,
+            anyway.
+        split: {pattern: parts} for weights whose rows are several projections, `{"*.qkv": 3}`: each
+            part is then listed as a layer of its own. torch's attention is split into queries, keys
+            and values anyway.
+        lr: a learning rate to judge.
+        optimizer: what it is for: "sgd"; for "adam" and "adamw", whose steps are rescaled weight by
+            weight, 2/λ says nothing, and the report says so.
+        settle: passes of the batch through a copy whose batch norm is in train mode, before it is
+            measured. A fresh batch norm has averages that do not normalize, and curvature that is
+            not that of training.
+        rtol: of the eigenvalue's residual.
+        progress: show a bar.
 
-    Raises what `check_batch` raises, and ValueError for no trainable weight, for patterns that fit none
-    or an empty list of them, an lr that is not positive, an unknown optimizer, a negative settle, or a
-    path that cannot be differentiated twice.
+    Raises:
+        TypeError, ValueError: as `check_batch`; also for no trainable weight, for patterns that fit
+            none or an empty list of them, an lr that is not positive, an unknown optimizer, a
+            negative settle, or a path that cannot be differentiated twice.
+
+    Example:
+        >>> model, batch = hl.MLP(64, width=16, depth=3, out_features=10), hl.digits().batch(100)
+        >>> found = hl.report(model, F.cross_entropy, batch, lr=0.1)
+        >>> found.samples, [layer.name for layer in found.layers]
+        (100, ['layers.0', 'layers.1', 'layers.2'])
     """
     model = original(model)
     if lr is not None and not (math.isfinite(lr) and lr > 0):

@@ -1,1 +1,1 @@
-"""What only the book needs: data, networks, training, stored results, figures. Imports the core, never the reverse."""
+"""What only the book needs: data, networks, training, stored results, figures. Above the core."""

@@ -29,6 +29,13 @@ class Corpus(NamedTuple):
     """A text as numbers: word i is `words[tokens[i]]`, and `words[v]` occurs `counts[v]` times.
 
     `tokens` is [T], `counts` [V], both int64 and on one device; the most frequent word is number 0.
+
+    Example:
+        >>> tokens, counts = torch.tensor([0, 1, 0, 0, 1]), torch.tensor([3, 2])
+        >>> corpus = hl.Corpus("two words", tokens, ["on", "off"], counts)
+        >>> center, context = corpus.skip_gram_pairs(100, window=2)
+        >>> center.shape, set(center.tolist())  # one word has two neighbours on both sides
+        (torch.Size([100]), {0})
     """
 
     name: str
@@ -44,8 +51,10 @@ class Corpus(NamedTuple):
         """The corpus without many of its frequent words (Mikolov et al. 2013, eq. 5).
 
         A word that is the fraction f of the text is kept with probability min(1, √(threshold/f)).
-        `counts` stay those of the full text: negatives are drawn by them. Raises ValueError for a
-        threshold that is not positive.
+        `counts` stay those of the full text: negatives are drawn by them.
+
+        Raises:
+            ValueError: for a threshold that is not positive.
         """
         check_generator(generator, self.tokens)
         if not threshold > 0:
@@ -57,8 +66,10 @@ class Corpus(NamedTuple):
     def skip_gram_pairs(self, size, window=5, generator=None):
         """`size` random pairs `(center [size], context [size])`, 1 to `window` words apart.
 
-        Position, distance and side are uniform; a center has a whole window on both sides. Raises
-        ValueError for a size or window below 1, or a text shorter than 2 window + 1 words.
+        Position, distance and side are uniform; a center has a whole window on both sides.
+
+        Raises:
+            ValueError: for a size or window below 1, or a text shorter than 2 window + 1 words.
         """
         check_generator(generator, self.tokens)
         check_sizes(size=size, window=window)
@@ -77,7 +88,10 @@ class Corpus(NamedTuple):
         """A batch for `SkipGram`: `(inputs [size, 2 + negatives], targets [size, 1 + negatives])`.
 
         Inputs are a word, one from its context and random others; targets 1, 0, ..., 0 in `dtype`,
-        which should be the model's (torch's default if None). Errors as `skip_gram_pairs`.
+        which should be the model's (torch's default if None).
+
+        Raises:
+            ValueError: as `skip_gram_pairs`, and for fewer than 1 negative.
         """
         check_sizes(negatives=negatives)
         center, context = self.skip_gram_pairs(size, window, generator)
@@ -89,9 +103,14 @@ class Corpus(NamedTuple):
 
 
 def draw_negatives(counts, shape, generator=None, power=0.75):
-    """Random words [*shape], word v with probability ∝ counts[v]^power (Mikolov et al. 2013).
+    """Random words of the given shape, v with probability ∝ counts[v]^power (Mikolov et al. 2013).
 
     On the device of `counts`. A pair's true context may be among them, as rarely as chance has it.
+
+    Example:
+        >>> words = hl.draw_negatives(torch.tensor([5, 0, 0]), (2, 3))
+        >>> words.tolist()
+        [[0, 0, 0], [0, 0, 0]]
     """
     check_generator(generator, counts)
     draws = torch.Size(shape).numel()
@@ -132,8 +151,14 @@ def docstrings(packages=("numpy", "scipy", "sklearn"), min_count=5):
     text follows the installed versions, which the corpus names. Takes seconds; a repeated call does
     not.
 
-    Raises ValueError for a package that is not installed or has a file that cannot be parsed, or
-    where no word is frequent enough.
+    Raises:
+        ValueError: for a package that is not installed or has a file that cannot be parsed, or
+            where no word is frequent enough.
+
+    Example:
+        >>> corpus = hl.docstrings(("hessinit_lite",))
+        >>> corpus.words[0], len(corpus.words) == len(corpus.counts)
+        ('the', True)
     """
     files = []
     for package in packages:
@@ -207,6 +232,13 @@ def text8(min_count=5):
     that several projects pin, not one that the author publishes. Words that occur fewer than
     `min_count` times are left out.
 
-    Raises DataUnavailable when it is neither there nor downloadable, ValueError for a broken file.
+    Raises:
+        DataUnavailable: when it is neither there nor downloadable.
+        ValueError: for a broken file.
+
+    Example:
+        >>> corpus = hl.text8()  # fetched once, 31 MB  # doctest: +SKIP
+        >>> corpus.words[0]  # doctest: +SKIP
+        'the'
     """
     return _as_corpus("text8", _split(_read_text8()), min_count)

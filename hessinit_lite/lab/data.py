@@ -50,12 +50,24 @@ CIFAR10_MD5 = {
 
 
 class DataUnavailable(RuntimeError):
-    """A data set is not in the cache and could not be downloaded."""
+    """A data set is not in the cache and could not be downloaded.
+
+    Example:
+        >>> issubclass(hl.DataUnavailable, RuntimeError)
+        True
+    """
 
 
 class Data(NamedTuple):
-    """A classification data set. `train` and `test` are batches `(inputs, targets [N])`; inputs are
-    flat [N, d], or pictures [N, channels, height, width] where there are colours.
+    """A classification data set. `train` and `test` are batches `(inputs, targets [N])`.
+
+    Inputs are flat [N, d], or pictures [N, channels, height, width] where there are colours.
+
+    Example:
+        >>> batch = torch.zeros(6, 2), torch.arange(6) % 2
+        >>> data = hl.Data("zeros", train=batch, test=batch)
+        >>> data.batch(4)[0].shape, data.to(torch.float64).train[0].dtype
+        (torch.Size([4, 2]), torch.float64)
     """
 
     name: str
@@ -65,7 +77,8 @@ class Data(NamedTuple):
     def batch(self, size, generator=None):
         """`size` random training samples, without replacement, as `(inputs, targets)`.
 
-        Raises ValueError if the training set is smaller than `size`.
+        Raises:
+            ValueError: if the training set is smaller than `size`.
         """
         inputs, targets = self.train
         if not 1 <= size <= len(inputs):
@@ -106,6 +119,11 @@ def digits(standardize=True):
 
     Embedded in scikit-learn, so no network is needed: the book's default. Inputs are flat [N, 64];
     standardized to mean 0 and variance 1 over all training pixels, or in [0, 1].
+
+    Example:
+        >>> data = hl.digits()
+        >>> data.train[0].shape, data.test[1].shape
+        (torch.Size([1437, 64]), torch.Size([360]))
     """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -210,8 +228,14 @@ def mnist(standardize=True):
     Looked for in `cache_folder()/mnist`, else downloaded with the official MD5 sums. A file you put
     there yourself with another sum is read after a warning that names both sums.
 
-    Raises DataUnavailable when it is neither there nor downloadable, ValueError for a broken file
-    or for files that do not fit together.
+    Raises:
+        DataUnavailable: when it is neither there nor downloadable.
+        ValueError: for a broken file or for files that do not fit together.
+
+    Example:
+        >>> data = hl.mnist()  # fetched once  # doctest: +SKIP
+        >>> data.train[0].shape  # doctest: +SKIP
+        torch.Size([60000, 784])
     """
     return _idx_data("mnist", MNIST_URL, MNIST_MD5, standardize)
 
@@ -220,6 +244,11 @@ def fashion_mnist(standardize=True):
     """Fashion-MNIST (Xiao et al. 2017): clothes, 10 classes, in MNIST's numbers and format.
 
     Everything else, errors too, as for `mnist`; the folder is `cache_folder()/fashion_mnist`.
+
+    Example:
+        >>> data = hl.fashion_mnist()  # fetched once  # doctest: +SKIP
+        >>> data.train[0].shape  # doctest: +SKIP
+        torch.Size([60000, 784])
     """
     return _idx_data("fashion_mnist", FASHION_MNIST_URL, FASHION_MNIST_MD5, standardize)
 
@@ -291,14 +320,21 @@ def cifar10(allow_unverified=False, standardize=True):
 
     10 classes. Standardized to mean 0 and variance 1 over all training pixels and colours together,
     or in [0, 1]. Looked for in `cache_folder()/cifar10/cifar-10-batches-py` (as many of
-    data_batch_1 ... 5 as are there, and test_batch), else downloaded with the official MD5 sum.
+    data_batch_1 ... 5 as are there, and test_batch), else downloaded with the official MD5 sum. The
+    name of the data says so when files are not the official ones or some are missing.
 
-    allow_unverified: read files of other sums, after a warning. They are pickles, which can run
-        code: only arrays, strings, numbers, lists and dicts are unpickled, whatever the sum.
-    The name of the data says so when files are not the official ones or some are missing.
+    Args:
+        allow_unverified: read files of other sums, after a warning. They are pickles, which can run
+            code: only arrays, strings, numbers, lists and dicts are unpickled, whatever the sum.
 
-    Raises ValueError for a file with another sum (naming both), a missing or a broken file,
-    DataUnavailable when there is none and none can be downloaded.
+    Raises:
+        ValueError: for a file with another sum (naming both), a missing or a broken file.
+        DataUnavailable: when there is none and none can be downloaded.
+
+    Example:
+        >>> data = hl.cifar10()  # fetched once  # doctest: +SKIP
+        >>> data.train[0].shape  # doctest: +SKIP
+        torch.Size([50000, 3, 32, 32])
     """
     source, files = _cifar10_files()
     if "test_batch" not in files or len(files) < 2:

@@ -1,4 +1,4 @@
-"""Explorable figures: every frame drawn beforehand, so that the sliders work with and without a kernel.
+"""Explorable figures: frames drawn beforehand, so that sliders work with and without a kernel.
 
 The frames travel inside the notebook output itself, as compressed SVG, and some thirty lines of
 JavaScript swap them: no server, no network, no widget library.
@@ -68,14 +68,28 @@ _SCRIPT = """
 def explore(figure_fn, **axes):
     """Draw `figure_fn(**values)` once for every combination of the axes' values.
 
-    `figure_fn` returns a matplotlib Figure. Each axis is a list of one or more numbers (shown as a
-    slider) or strings (a menu); an axis with one value is passed on and gets no control. At first
-    figure_fn's own default is shown where it is among the values; else the middle number, and "relu" or
-    else the first string. Text and axes left black take the page's text colour.
+    At first figure_fn's own default is shown where it is among the values; else the middle number,
+    and "relu" or else the first string. Text and axes left black take the page's text colour.
 
-    Returns an Explorable, which a notebook shows when it is the last line of a cell.
-    Raises TypeError if figure_fn is not callable or returns no Figure, or an axis is no list;
-    ValueError if there are no axes or an axis is empty. Errors of figure_fn are passed on.
+    Args:
+        figure_fn: returns a matplotlib Figure.
+        axes: each a list of one or more numbers (shown as a slider) or strings (a menu); an axis
+            with one value is passed on and gets no control.
+
+    Returns:
+        An Explorable, which a notebook shows when it is the last line of a cell.
+
+    Raises:
+        TypeError: if figure_fn is not callable or returns no Figure, or an axis is no list.
+        ValueError: if there are no axes or an axis is empty. Errors of figure_fn are passed on.
+
+    Example:
+        >>> def picture(depth):
+        ...     figure, (axes,) = hl.plots.panels_in_a_row()
+        ...     axes.plot(range(depth))
+        ...     return figure
+        >>> hl.explore(picture, depth=[2, 5, 10])
+        explore(picture, depth=[2, 5, 10])
     """
     if not callable(figure_fn):
         raise TypeError(f"figure_fn must be a function that returns a Figure, got {figure_fn!r}")
@@ -98,7 +112,13 @@ class Explorable:
     """A figure with a control for every axis; made by `explore`.
 
     `axes` maps names to lists of values, `default` names to the values shown at first, and `frames`
-    lists the SVG texts in the order of itertools.product(*axes.values()).
+    lists the SVG texts in the order of `itertools.product(*axes.values())`.
+
+    Example:
+        >>> from matplotlib.figure import Figure
+        >>> shown = hl.explore(lambda width, dpi: Figure((width, 2)), width=[2, 3], dpi=[100])
+        >>> shown.default, len(shown.frames)
+        ({'width': 3, 'dpi': 100}, 2)
     """
 
     def __init__(self, figure_fn, axes, default, frames):
@@ -145,9 +165,14 @@ class Explorable:
     def live(self, **more_axes):
         """The same figure as an ipywidgets panel that calls figure_fn anew at every change.
 
-        `more_axes` are further arguments of figure_fn with their lists of values, the first shown at
-        first; an axis that is given again gets the new list. Needs a running kernel. An error of
-        figure_fn is shown as text in place of the figure. Raises as `explore` does for bad axes.
+        Needs a running kernel. An error of figure_fn is shown as text in place of the figure.
+
+        Args:
+            more_axes: further arguments of figure_fn with their lists of values, the first shown at
+                first; an axis that is given again gets the new list.
+
+        Raises:
+            TypeError, ValueError: as `explore`, for bad axes.
         """
         import ipywidgets
 

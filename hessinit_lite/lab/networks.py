@@ -21,8 +21,8 @@ def _check_pictures(inputs, channels, size=None):
     fits = inputs.ndim == 4 and inputs.shape[1] == channels
     if not fits or (size and inputs.shape[2:] != (size, size)):
         raise ValueError(
-            f"expected pictures [N, {channels}, {height}, {width}], got {tuple(inputs.shape)}; flat "
-            "pictures can be reshaped: inputs.unflatten(1, (channels, height, width))"
+            f"expected pictures [N, {channels}, {height}, {width}], got {tuple(inputs.shape)}; "
+            "flat pictures can be reshaped: inputs.unflatten(1, (channels, height, width))"
         )
 
 
@@ -39,7 +39,12 @@ class LeNet5(nn.Module):
     the first layer, 6 in the original; the others keep their proportion to it. Simpler than the
     original: all channels are connected, the last layer is dense, pooling has no weights.
 
-    Raises ValueError for pictures smaller than 16×16: nothing would be left of them.
+    Raises:
+        ValueError: also for pictures smaller than 16×16: nothing would be left of them.
+
+    Example:
+        >>> hl.LeNet5(in_channels=1, size=28)(torch.zeros(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, in_channels=3, classes=10, activation="tanh", size=32, width=6):
@@ -85,6 +90,10 @@ class ResNet18(nn.Module):
     Inputs [N, in_channels, height, width] of any size, outputs [N, classes]. Four stages of two
     blocks with `width`, 2, 4 and 8 times as many channels, mean pooling, one dense layer. `norm`
     puts a batch norm behind every convolution, which then has no bias.
+
+    Example:
+        >>> hl.ResNet18(width=2)(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, classes=10, width=64, in_channels=3, activation="relu", norm=False):
@@ -109,10 +118,10 @@ class ResNet18(nn.Module):
 
 
 class MBConv(nn.Module):
-    """Inverted bottleneck (Sandler et al. 2018; Tan & Le 2019), z [N, d_in, ...] -> [N, d_out, ...].
+    """Inverted bottleneck (Sandler et al. 2018; Tan & Le 2019), [N, d_in, ...] -> [N, d_out, ...].
 
-    1×1 up, depthwise k×k, squeeze-and-excitation, 1×1 down without an activation; the input is added
-    where it has the output's shape.
+    1×1 up, depthwise k×k, squeeze-and-excitation, 1×1 down without an activation; the input is
+    added where it has the output's shape.
     """
 
     def __init__(self, d_in, d_out, expand, kernel, stride, activation, norm):
@@ -140,6 +149,10 @@ class EfficientNet(nn.Module):
     Inputs [N, in_channels, height, width] of any size, outputs [N, classes]. The blocks follow the
     first ones of EfficientNet-B0 (expansion 1, then 6; kernels 3, then 5), with fewer strides, for
     pictures of 32×32. `width` is the stem's number of channels; `norm` as for `ResNet18`.
+
+    Example:
+        >>> hl.EfficientNet(width=2)(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 10])
     """
 
     #: channels (in widths), expansion, kernel, stride
@@ -169,7 +182,7 @@ class EfficientNet(nn.Module):
 class Inception(nn.Module):
     """Four branches side by side: 1×1; 1×1 and 3×3; 1×1 and 5×5; pooling and 1×1.
 
-    Each has `d_out` outputs, so there are 4 · d_out. The 1×1 in front of a bigger kernel halves that.
+    Each has `d_out` outputs, so there are 4 · d_out. The 1×1 before a bigger kernel halves that.
     """
 
     def __init__(self, d_in, d_out, activation):
@@ -196,6 +209,10 @@ class GoogLeNet(nn.Module):
     Inputs [N, in_channels, height, width] of any size, outputs [N, classes]. Max pooling halves the
     picture after every second module; branches are `width` channels wide in the first two modules
     and twice that in the others. No auxiliary classifiers, no dropout.
+
+    Example:
+        >>> hl.GoogLeNet(width=2)(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 10])
     """
 
     def __init__(self, classes=10, width=16, in_channels=3, activation="relu"):
@@ -222,13 +239,19 @@ class GoogLeNet(nn.Module):
 class SkipGram(nn.Module):
     """Word vectors by skip-gram with negative sampling (Mikolov et al. 2013, eq. 4).
 
-    Inputs are whole numbers [N, 2 + K] below `vocabulary`: a word, one from its context, K negatives
-    (see `Corpus.batch`). Outputs are the logits [N, 1 + K]: scalar products of the word's row of
-    `center` with the others' rows of `context`. The loss is `F.binary_cross_entropy_with_logits`
-    against 1, 0, ..., 0: a mean over all N (1 + K) logits, where Mikolov's is a sum over a pair's.
+    Inputs are whole numbers [N, 2 + K] below `vocabulary`: a word, one from its context, K
+    negatives (see `Corpus.batch`). Outputs are the logits [N, 1 + K]: scalar products of the word's
+    row of `center` with the others' rows of `context`. The loss is
+    `F.binary_cross_entropy_with_logits` against 1, 0, ..., 0: a mean over all N (1 + K) logits,
+    where Mikolov's is a sum over a pair's.
 
-    `sparse` gives gradients that hold only the rows in use: for training with big vocabularies;
-    curvature needs dense ones.
+    Args:
+        sparse: gradients hold only the rows in use: for training with big vocabularies; curvature
+            needs dense ones.
+
+    Example:
+        >>> hl.SkipGram(vocabulary=9, dim=4)(torch.tensor([[0, 1, 2, 3], [4, 5, 6, 7]])).shape
+        torch.Size([2, 3])
     """
 
     def __init__(self, vocabulary, dim, sparse=False):
@@ -249,7 +272,7 @@ class SkipGram(nn.Module):
 class Attention(nn.Module):
     """Multi-head self-attention (Vaswani et al. 2017), z [N, T, width] -> [N, T, width].
 
-    By plain matrix products: torch's fused attention cannot be differentiated twice on every device.
+    By plain matrix products: torch's fused attention has no second derivative on every device.
     """
 
     def __init__(self, width, heads):
@@ -285,7 +308,7 @@ class TransformerBlock(nn.Module):
 
 
 def positions(z):
-    """Sines and cosines [T, width] that tell places of z [N, T, width] apart (Vaswani et al. 2017)."""
+    """Sines and cosines [T, width] that tell places of z [N, T, width] apart (Vaswani et al.)."""
     length, width = z.shape[1:]
     place = torch.arange(length, dtype=z.dtype, device=z.device)
     rate = 1e4 ** (-torch.arange(0, width, 2, dtype=z.dtype, device=z.device) / width)
@@ -299,7 +322,13 @@ class TinyTransformer(nn.Module):
     Inputs [N, T, in_features], or with `tokens` whole numbers [N, T] below in_features (the size of
     the vocabulary then); outputs [N, classes]. `norm=False` leaves out every layer norm.
 
-    Raises ValueError also if `heads` does not divide `width`.
+    Raises:
+        ValueError: also if `heads` does not divide `width`.
+
+    Example:
+        >>> model = hl.TinyTransformer(3, width=8, depth=2, heads=2, classes=5)
+        >>> model(torch.zeros(2, 7, 3)).shape
+        torch.Size([2, 5])
     """
 
     def __init__(

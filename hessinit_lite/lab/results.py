@@ -32,10 +32,7 @@ DEEPEST = 100  #: levels of lists and dicts in a setting or an answer
 
 
 def size_of_experiments():
-    """ "quick" or "full", as the environment variable HESSINIT_SIZE says; else "quick".
-
-    Raises ValueError if it says anything else.
-    """
+    """ "quick" or "full", as the environment variable HESSINIT_SIZE says; ValueError for others."""
     size = os.environ.get("HESSINIT_SIZE", "quick")
     if size not in SIZES:
         raise ValueError(f"HESSINIT_SIZE is {size!r}; known sizes: {', '.join(SIZES)}")
@@ -50,17 +47,28 @@ def folder_of_results():
 class Results:
     """Answers of one experiment in one size, by setting.
 
-    name: of the experiment, also of its file. size: "quick" answers are always computed anew,
-        "full" ones continue from what is stored; None takes `size_of_experiments()`.
-    folder: for the file `<name>-<size>.json`; None takes `folder_of_results()`. If there is no such
-        file there, a full experiment starts from the one that comes with the module, if any.
-    fresh: start from nothing: what is stored now goes with the first save (the environment variable
-        HESSINIT_FRESH=1 does the same). None: only in quick size.
-
     A file that cannot be read, or is not what was written, is moved aside as `<file>.corrupt` with
     a warning that names it, and its answers are computed again.
 
-    Raises ValueError for an unknown size, OSError for a file that is there and may not be read.
+    Args:
+        name: of the experiment, also of its file.
+        size: "quick" answers are always computed anew, "full" ones continue from what is stored;
+            None takes `size_of_experiments()`.
+        folder: for the file `<name>-<size>.json`; None takes `folder_of_results()`. If there is no
+            such file there, a full experiment starts from the one that comes with the module, if
+            any.
+        fresh: start from nothing: what is stored now goes with the first save (the environment
+            variable HESSINIT_FRESH=1 does the same). None: only in quick size.
+
+    Raises:
+        ValueError: for an unknown size.
+        OSError: for a file that is there and may not be read.
+
+    Example:
+        >>> import tempfile
+        >>> results = hl.Results("squares", size="quick", folder=tempfile.mkdtemp())
+        >>> results.run(lambda x: x**2, [{"x": 2}, {"x": 3}], progress=False)
+        [4, 9]
     """
 
     def __init__(self, name, size=None, folder=None, fresh=None):
@@ -83,15 +91,17 @@ class Results:
             self.environments, self.records = found or self._shipped()
 
     def run(self, function, settings, device="cpu", progress=True):
-        """[function(**setting) for each setting], from the stored answers where there are any.
+        """`[function(**setting) for each setting]`, from stored answers where there are any.
 
         Answers are stored as they come: interrupt it, and the next call goes on with the rest. The
         function gets a setting as it is. A number that is not finite is stored as text ("inf",
         "nan") and comes back as a float; tuples come back as lists, keys of dicts as strings.
 
-        Raises TypeError for settings or answers that JSON cannot hold, ValueError for those nested
-        deeper than 100 levels or with two keys that are the same as strings, OSError if the file
-        cannot be written; what was answered before that is kept.
+        Raises:
+            TypeError: for settings or answers that JSON cannot hold.
+            ValueError: for those nested deeper than 100 levels or with two keys that are the same
+                as strings.
+            OSError: if the file cannot be written; what was answered before that is kept.
         """
         settings = [(setting, _plain(setting)) for setting in settings]
         known = {_key(record["setting"]) for record in self.records}
@@ -126,7 +136,9 @@ class Results:
     def answers(self, settings=None):
         """Stored answers, of these settings in their order, or of all.
 
-        Raises KeyError for a setting that is not stored; TypeError and ValueError as `run`.
+        Raises:
+            KeyError: for a setting that is not stored.
+            TypeError, ValueError: as `run`.
         """
         if settings is None:
             return [_floats(record["answer"]) for record in self.records]
@@ -169,7 +181,8 @@ class Results:
     def save(self):
         """Write the file, whole or not at all. What others have stored there meanwhile stays in it.
 
-        Raises OSError if that cannot be done; the file is then as it was.
+        Raises:
+            OSError: if that cannot be done; the file is then as it was.
         """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(self.path):

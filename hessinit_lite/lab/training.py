@@ -13,7 +13,13 @@ from ..chain_rule import layer_norms
 
 @dataclass
 class Run:
-    """What `train` recorded. `losses` [steps]: the loss of each mini-batch before its step."""
+    """What `train` recorded. `losses` [steps]: the loss of each mini-batch before its step.
+
+    Example:
+        >>> run = hl.Run(losses=torch.tensor([2.0] * 18 + [1.0, 0.5]))
+        >>> run.final_loss, run.diverged
+        (0.75, False)
+    """
 
     losses: torch.Tensor = field(repr=False)
     diverged: bool = False  #: did the loss stop being finite?
@@ -42,15 +48,29 @@ def train(
     progress=False,
     warmup=0,
 ):
-    """Plain SGD on `data.train` (a `Data` on the model's device) for `steps` mini-batches, in place.
+    """Plain SGD on `data.train` (on the model's device) for `steps` mini-batches, in place.
 
-    The order of the samples depends on `seed` alone. With track_every=k the spectral norm of every
-    layer's Gauss-Newton block on `track_batch` is recorded before each k-th step. A run whose loss
-    is no longer finite ends early; the weights of its last finite loss are kept. The learning rate grows
-    linearly to lr over the first `warmup` steps, from lr/warmup at the first one.
+    The order of the samples depends on `seed` alone. A run whose loss is no longer finite ends
+    early; the weights of its last finite loss are kept.
 
-    Returns a Run. Raises ValueError for a learning rate or number of steps that is not positive, or a
-    negative warmup.
+    Args:
+        track_every: with k the spectral norm of every layer's Gauss-Newton block on `track_batch`
+            is recorded before each k-th step.
+        warmup: the learning rate grows linearly to lr over so many first steps, from lr/warmup at
+            the first one.
+
+    Returns:
+        A Run.
+
+    Raises:
+        ValueError: for a learning rate or number of steps that is not positive, or a negative
+            warmup.
+
+    Example:
+        >>> model = hl.MLP(64, width=16, depth=2, out_features=10)
+        >>> run = hl.train(model, hl.digits(), lr=0.1, steps=100)
+        >>> run.losses.shape, run.final_loss < float(run.losses[0])
+        (torch.Size([100]), True)
     """
     if not (lr > 0 and steps > 0):
         raise ValueError(f"lr and steps must be positive, got {lr!r} and {steps!r}")
@@ -101,8 +121,17 @@ def train(
 def sweep(make_model, data, lrs, seeds, steps, **options):
     """Final losses of `train` for every learning rate and seed, as a tensor [lrs, seeds].
 
-    make_model(seed) returns a freshly initialized model; `options` go to `train`. A run that
-    diverged counts as inf.
+    A run that diverged counts as inf.
+
+    Args:
+        make_model: `make_model(seed)` returns a freshly initialized model.
+        options: go to `train`.
+
+    Example:
+        >>> make_model = lambda seed: hl.MLP(64, width=16, depth=2, out_features=10)
+        >>> losses = hl.sweep(make_model, hl.digits(), lrs=[0.01, 0.1], seeds=[0, 1, 2], steps=5)
+        >>> losses.shape
+        torch.Size([2, 3])
     """
     losses = torch.empty(len(lrs), len(seeds))
     for i, lr in enumerate(tqdm(lrs, desc="learning rates", leave=False)):
@@ -112,7 +141,12 @@ def sweep(make_model, data, lrs, seeds, steps, **options):
 
 
 def accuracy(model, batch):
-    """Share of samples of `batch` whose largest output is the label's, as a float."""
+    """Share of samples of `batch` whose largest output is the label's, as a float.
+
+    Example:
+        >>> hl.accuracy(nn.Identity(), (torch.eye(4), torch.tensor([0, 1, 2, 0])))
+        0.75
+    """
     with torch.no_grad():
         return float((model(batch[0]).argmax(1) == batch[1]).float().mean())
 
