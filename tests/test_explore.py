@@ -2,6 +2,7 @@
 
 import base64
 import gzip
+import inspect
 import json
 import re
 
@@ -9,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import hessinit_lite as hl
-from hessinit_lite.plots import panels_in_a_row
+from hessinit_lite.lab.explorable import draw
+from hessinit_lite.plots import panels_in_a_row, to_svg
 
 
 def figure(depth, activation, shift=0):
@@ -115,9 +117,22 @@ def test_the_functions_own_default_is_shown_first():
     assert hl.explore(own, activation=["relu", "selu"], depth=[4], shift=[1, 2]).default["activation"] == "relu"
 
 
-@pytest.mark.parametrize("name", [n for n, f in vars(hl.figures).items()
-                                  if callable(f) and getattr(f, "__module__", "") == hl.figures.__name__
-                                  and not n.startswith("_")])
+FIGURES = [name.removeprefix("measure_") for name in vars(hl.figures) if name.startswith("measure_")]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_its_measurement_and_its_drawing(name):
+    """Same arguments, same defaults; the numbers are named tensors, numbers and words."""
+    figure, measure = getattr(hl.figures, name), getattr(hl.figures, f"measure_{name}")
+    assert inspect.signature(figure) == inspect.signature(measure)
+    values = dict(depth=3, activation="tanh")
+    numbers = measure(**values)
+    assert numbers._fields
+    drawn = draw(lambda depth, activation: getattr(hl.figures, f"draw_{name}")(numbers, depth, activation), values, to_svg)
+    assert drawn == draw(figure, values, to_svg)
+
+
+@pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_of_the_book_draws_its_corners(name):
     """Shallow and deep, steepest and flattest activation: a Figure with labelled axes."""
     for depth, activation in [(2, "relu"), (50, "sigmoid"), (50, "linear")]:
