@@ -1,11 +1,13 @@
 """Explorable figures: every frame is in the output, small, and the live panel draws the same figures."""
 
 import base64
+import functools
 import gzip
 import inspect
 import json
 import re
 
+import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
@@ -94,17 +96,36 @@ def test_the_live_panel_draws_anew():
         return figure(depth, activation)
 
     panel = hl.explore(spy, depth=[2, 5], activation=["relu", "tanh"]).live(width=[16, 32], depth=[2, 5, 10])
-    *controls, message, image = panel.children
+    *controls, message, shown = panel.children
     depth, activation, width = controls
-    assert drawn[-1] == (2, "relu", 16) and bytes(image.value).startswith(b"\x89PNG")
-    before = bytes(image.value)
+    assert drawn[-1] == (2, "relu", 16)
+    before = shown.value
+    assert before.startswith('<svg role="img" aria-label="A figure that keeps a record, depth = 2, activation = relu, width = 16"')
+    assert "currentColor" in before and "#000000" not in before  # it follows the theme
     activation.value = "tanh"
     width.value = 32
-    assert drawn[-1] == (2, "tanh", 32) and bytes(image.value) != before and message.value == ""
-    depth.value = 10  # an error is shown in place of the figure, and gone with the next one
-    assert "ValueError: &lt;too deep&gt;" in message.value and image.layout.display == "none"
+    assert drawn[-1] == (2, "tanh", 32) and message.value == ""
+    assert shown.value != before and "activation = tanh, width = 32" in shown.value
+    depth.value = 10  # an error is shown above the pale figure, and gone with the next one
+    assert message.value == "ValueError: &lt;too deep&gt;"
+    assert shown.value.startswith('<div style="opacity:0.3"><svg ') and "depth = 2, activation = tanh" in shown.value
     depth.value = 5
-    assert message.value == "" and image.layout.display is None
+    assert message.value == "" and shown.value.startswith("<svg ") and "depth = 5" in shown.value
+
+
+def test_a_figure_of_the_book_is_drawn_once(monkeypatch):
+    """As long as nothing has changed that it follows from; a reader's own function may follow from anything."""
+    settings = dict(depth=[2, 3], activation=["relu"])
+    first = hl.explore(hl.figures.misprints, **settings)
+    assert hl.explore(hl.figures.misprints, **settings) is first
+    assert hl.explore(hl.figures.misprints, depth=[3, 2], activation=["relu"]).frames == first.frames[::-1]
+    first = hl.explore(hl.figures.misprints, **settings)
+    with matplotlib.rc_context({"lines.linewidth": 3}):
+        assert hl.explore(hl.figures.misprints, **settings).frames != first.frames
+    assert hl.explore(hl.figures.misprints, **settings).frames == first.frames
+    assert hl.explore(figure, **settings) is not hl.explore(figure, **settings)
+    own = functools.partial(hl.figures.misprints, width=8)
+    assert hl.explore(own, **settings).frames != first.frames
 
 
 def test_the_functions_own_default_is_shown_first():
