@@ -1,4 +1,4 @@
-"""How every figure looks: colours, panels, legends, bands, and a figure as SVG or PNG.
+"""How every figure looks: colours, panels, axes, legends, bands, and a figure as SVG or PNG.
 
 Colours are Okabe and Ito's, readable by colour-blind readers. Only what draws imports this file.
 """
@@ -22,16 +22,36 @@ STYLE = {
 }
 PNG_DPI = 120
 
+#: What stands at an axis in more than one figure, with its unit.
+LAYER = "layer (1 = first)"
+SIGNAL, GRADIENT = "mean square of u", "mean square of dL/du"
+RELATIVE_SIGNAL, RELATIVE_GRADIENT = f"{SIGNAL} (input = 1)", f"{GRADIENT} (last = 1)"
+CURVATURE = "loss per unit step²"
 
-def panels_in_a_row(columns=1, height=3.2):
-    """A Figure outside pyplot (nothing to close), with `columns` axes side by side."""
+
+def panels_in_a_row(columns=1, height=3.2, **each):
+    """A Figure outside pyplot (nothing to close), with `columns` axes side by side.
+
+    `each`: properties of all of them, such as yscale="log" or xlabel=LAYER.
+    """
     figure = Figure(figsize=(7.2, height), layout="constrained")
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
+    return figure, figure.subplots(1, columns, squeeze=False, subplot_kw=each)[0]
 
 
 def some_layers(depth, most=13):
     """At most `most` layers out of 1..depth, evenly spaced, the first and the last among them."""
     return torch.linspace(1, depth, min(depth, most)).round().long()
+
+
+def whole_layers(*panels):
+    """Ticks at whole numbers on the horizontal axis: there is no half layer."""
+    for axes in panels:
+        axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def level(axes, height=1.0):
+    """A dotted line at the value that the others are to be compared with."""
+    axes.axhline(height, color="black", linewidth=0.8, linestyle=":")
 
 
 def two_decades(axes):
@@ -46,9 +66,9 @@ def legend_below(figure, axes, columns, loc="outside lower left"):
     figure.legend(*handles, loc=loc, ncols=columns, frameon=False)
 
 
-def band(axes, x, values, color, **line):
-    """The range of `values` [runs, x], shaded; with `label` and the like, a line at the median."""
-    axes.fill_between(x, values.amin(0), values.amax(0), color=color, alpha=0.25, linewidth=0)
+def band(axes, x, values, color, alpha=0.25, **line):
+    """The range of `values` [runs, x], shaded; with a `label` or so, a line along the median."""
+    axes.fill_between(x, values.amin(0), values.amax(0), color=color, alpha=alpha, linewidth=0)
     if line:
         axes.plot(x, values.median(0).values, color=color, **line)
 

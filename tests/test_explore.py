@@ -1,15 +1,19 @@
 """Explorable figures: every frame is in the output, small, and the live panel draws the same figures."""
 
 import base64
+import functools
 import gzip
+import inspect
 import json
 import re
 
+import matplotlib
 import pytest
 from matplotlib.figure import Figure
 
 import hessinit_lite as hl
-from hessinit_lite.plots import panels_in_a_row
+from hessinit_lite.lab.explorable import draw
+from hessinit_lite.plots import panels_in_a_row, to_svg
 
 
 def figure(depth, activation, shift=0):
@@ -92,17 +96,36 @@ def test_the_live_panel_draws_anew():
         return figure(depth, activation)
 
     panel = hl.explore(spy, depth=[2, 5], activation=["relu", "tanh"]).live(width=[16, 32], depth=[2, 5, 10])
-    *controls, message, image = panel.children
+    *controls, message, shown = panel.children
     depth, activation, width = controls
-    assert drawn[-1] == (2, "relu", 16) and bytes(image.value).startswith(b"\x89PNG")
-    before = bytes(image.value)
+    assert drawn[-1] == (2, "relu", 16)
+    before = shown.value
+    assert before.startswith('<svg role="img" aria-label="A figure that keeps a record, depth = 2, activation = relu, width = 16"')
+    assert "currentColor" in before and "#000000" not in before  # it follows the theme
     activation.value = "tanh"
     width.value = 32
-    assert drawn[-1] == (2, "tanh", 32) and bytes(image.value) != before and message.value == ""
-    depth.value = 10  # an error is shown in place of the figure, and gone with the next one
-    assert "ValueError: &lt;too deep&gt;" in message.value and image.layout.display == "none"
+    assert drawn[-1] == (2, "tanh", 32) and message.value == ""
+    assert shown.value != before and "activation = tanh, width = 32" in shown.value
+    depth.value = 10  # an error is shown above the pale figure, and gone with the next one
+    assert message.value == "ValueError: &lt;too deep&gt;"
+    assert shown.value.startswith('<div style="opacity:0.3"><svg ') and "depth = 2, activation = tanh" in shown.value
     depth.value = 5
-    assert message.value == "" and image.layout.display is None
+    assert message.value == "" and shown.value.startswith("<svg ") and "depth = 5" in shown.value
+
+
+def test_a_figure_of_the_book_is_drawn_once(monkeypatch):
+    """As long as nothing has changed that it follows from; a reader's own function may follow from anything."""
+    settings = dict(depth=[2, 3], activation=["relu"])
+    first = hl.explore(hl.figures.misprints, **settings)
+    assert hl.explore(hl.figures.misprints, **settings) is first
+    assert hl.explore(hl.figures.misprints, depth=[3, 2], activation=["relu"]).frames == first.frames[::-1]
+    first = hl.explore(hl.figures.misprints, **settings)
+    with matplotlib.rc_context({"lines.linewidth": 3}):
+        assert hl.explore(hl.figures.misprints, **settings).frames != first.frames
+    assert hl.explore(hl.figures.misprints, **settings).frames == first.frames
+    assert hl.explore(figure, **settings) is not hl.explore(figure, **settings)
+    own = functools.partial(hl.figures.misprints, width=8)
+    assert hl.explore(own, **settings).frames != first.frames
 
 
 def test_the_functions_own_default_is_shown_first():
@@ -115,9 +138,22 @@ def test_the_functions_own_default_is_shown_first():
     assert hl.explore(own, activation=["relu", "selu"], depth=[4], shift=[1, 2]).default["activation"] == "relu"
 
 
-@pytest.mark.parametrize("name", [n for n, f in vars(hl.figures).items()
-                                  if callable(f) and getattr(f, "__module__", "") == hl.figures.__name__
-                                  and not n.startswith("_")])
+FIGURES = [name.removeprefix("measure_") for name in vars(hl.figures) if name.startswith("measure_")]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_is_its_measurement_and_its_drawing(name):
+    """Same arguments, same defaults; the numbers are named tensors, numbers and words."""
+    figure, measure = getattr(hl.figures, name), getattr(hl.figures, f"measure_{name}")
+    assert inspect.signature(figure) == inspect.signature(measure)
+    values = dict(depth=3, activation="tanh")
+    numbers = measure(**values)
+    assert numbers._fields
+    drawn = draw(lambda depth, activation: getattr(hl.figures, f"draw_{name}")(numbers, depth, activation), values, to_svg)
+    assert drawn == draw(figure, values, to_svg)
+
+
+@pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_of_the_book_draws_its_corners(name):
     """Shallow and deep, steepest and flattest activation: a Figure with labelled axes."""
     for depth, activation in [(2, "relu"), (50, "sigmoid"), (50, "linear")]:

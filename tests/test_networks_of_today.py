@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.nn.utils import prune
 
 import hessinit_lite as hl
+from hessinit_lite.autograd import twice_differentiable, weight_norm_is_wrong
 from hessinit_lite.chain_rule import LayerBlock
-from hessinit_lite.curvature import twice_differentiable
 
 
 def seeded(model, seed=0, scale=0.5):
@@ -236,7 +236,7 @@ def test_weight_norm_has_no_right_second_derivative_in_torch():
     h_z = (torch.diag_embed(p) - p[:, :, None] * p[:, None]) / len(X)
     truth = torch.einsum("nki,nkl,nlj->ij", jacobian, h_z, jacobian)
     torch.testing.assert_close(dense_of(hl.gauss_newton(model, F.cross_entropy, (X, Y))), truth)
-    if hl.curvature._weight_norm_is_wrong():
+    if weight_norm_is_wrong():
         with pytest.raises(ValueError, match="second derivative of this torch's weight_norm is wrong"):
             hl.hessian(model, F.cross_entropy, (X, Y))
     else:

@@ -4,7 +4,6 @@ The device is imitated (second_device.py), so this runs everywhere; tests marked
 """
 
 import inspect
-from types import ModuleType
 
 import pytest
 import second_device
@@ -57,12 +56,15 @@ QUESTIONS = {
     "output_curvature": (lambda c: hl.output_curvature(LOSS, c.model(c.batch[0]), c.batch[1]), 1),
     "layer_blocks": (lambda c: [b @ ones(b) for b in hl.layer_blocks(c.model, LOSS, c.batch).values()], 4),
     "layer_traces": (lambda c: hl.layer_traces(c.model, LOSS, c.batch), 5),
+    "layer_gradients": (lambda c: hl.layer_gradients(c.model, LOSS, c.batch), 3),
     "layer_norms of Frobenius": (lambda c: hl.layer_norms(c.model, LOSS, c.batch, norm="frobenius"), 5),
     "layer_norms of the gradient": (lambda c: hl.layer_norms(c.model, LOSS, c.batch, norm="gradient"), 7),
     "accuracy": (lambda c: hl.accuracy(c.model, c.batch), 1),
     "draw_negatives": (lambda c: hl.draw_negatives(c.batch[1].bincount(minlength=10), (40,), c.generator), 1),
     "docstrings' batch": (lambda c: hl.docstrings(("numpy",)).to(c.batch[0].device).batch(20, 3, 4, c.generator), 0),
     "digits' batch": (lambda c: c.data.batch(10, c.generator), 0),
+    "train_together": (lambda c: hl.train_together([c.model], hl.Data("batch", c.batch, c.batch), 0.1, 20, 16), 1),
+    "final_losses": (lambda c: hl.final_losses(c.data.train[0][:40]), 0),
     "train": (lambda c: hl.train(c.model, hl.Data("batch", c.batch, c.batch), 0.1, 20, 16).losses, 1),
     **{f"init_ of {scheme}": (
         lambda c, scheme=scheme: list(hl.init_(c.model, scheme, generator=c.generator, std=0.1, batch=c.batch).parameters()),
@@ -82,7 +84,7 @@ LANCZOS = {
 NO_TENSORS = {  # numbers in, numbers out, or what is read from files; data move with `.to`
     "weight_layers", "explore", "correlation_map", "correlation_profile", "cross_moments", "dropout_factor",
     "edge_of_chaos", "fixed_point", "fluctuation_profile", "gain", "gradient_profile", "second_moments",
-    "variance_profile", "mnist", "fashion_mnist", "cifar10", "text8",
+    "table", "variance_profile", "mnist", "fashion_mnist", "cifar10", "text8",
 }
 
 
@@ -99,7 +101,7 @@ def device():
 def products(monkeypatch):
     """A list that grows with every product of an operator with a vector."""
     made = []
-    for kind in (hl.curvature.CurvatureOperator, hl.chain_rule._Units, hl.chain_rule._Gram):
+    for kind in (hl.curvature.CurvatureOperator, hl.blocks._Units, hl.blocks._Gram):
         def counted(self, vector, multiply=kind.__matmul__):
             made.append(kind)
             return multiply(self, vector)
@@ -120,8 +122,7 @@ def assert_same(found, expected):
 
 
 def test_every_public_function_is_asked():
-    public = {name for name, each in vars(hl).items() if not name.startswith("_") and callable(each)
-              and not inspect.isclass(each) and not isinstance(each, ModuleType)}
+    public = {name for name in hl.__all__ if inspect.isfunction(inspect.unwrap(getattr(hl, name)))}
     asked = {name.split()[0].removesuffix("'s").removesuffix("'") for name in (*QUESTIONS, *LANCZOS)}
     assert public == asked | NO_TENSORS
 

@@ -14,13 +14,17 @@ import itertools
 import json
 import re
 import urllib.parse
+from pathlib import Path
 
 import matplotlib
+import torch
 from matplotlib import pyplot
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ..plots import STYLE, to_png, to_svg
+
+PACKAGE = Path(__file__).parent.parent
 
 # The frames sit in an attribute of the root element, not in the script: Colab parts scripts from
 # their siblings. One script starts every root that has not started yet, so repeats are harmless.
@@ -77,7 +81,9 @@ def explore(figure_fn, **axes):
             with one value is passed on and gets no control.
 
     Returns:
-        An Explorable, which a notebook shows when it is the last line of a cell.
+        An Explorable, which a notebook shows when it is the last line of a cell. A figure of the
+        book (`hl.figures`) that was drawn by this process with the same axes is not drawn again;
+        any other function is, for it may depend on anything.
 
     Raises:
         TypeError: if figure_fn is not callable or returns no Figure, or an axis is no list.
@@ -96,6 +102,16 @@ def explore(figure_fn, **axes):
     if not axes:
         raise ValueError("explore needs at least one axis, such as depth=[2, 5, 10]")
     _check_axes(axes)
+    axes = {name: list(values) for name, values in axes.items()}
+    if not str(getattr(figure_fn, "__module__", None)).startswith(f"{__package__}.figures."):
+        return _draw_frames(figure_fn, axes)
+    origin = _origin(axes)
+    if figure_fn not in _drawn or _drawn[figure_fn][0] != origin:
+        _drawn[figure_fn] = origin, _draw_frames(figure_fn, axes)
+    return _drawn[figure_fn][1]
+
+
+def _draw_frames(figure_fn, axes):
     own = inspect.signature(figure_fn).parameters
     default = {
         name: _default(values, own[name].default if name in own else None)
@@ -106,6 +122,17 @@ def explore(figure_fn, **axes):
     for values in tqdm(combinations, desc="drawing", unit="frame", leave=False):
         frames.append(draw(figure_fn, values, to_svg))
     return Explorable(figure_fn, axes, default, frames)
+
+
+#: A figure of the book: (what its frames follow from, the Explorable that was drawn last).
+_drawn = {}
+
+
+def _origin(axes):
+    """All that the frames of a figure of the book follow from, in words: its seeds are arguments."""
+    files = [(path, path.stat().st_mtime_ns) for path in sorted(PACKAGE.rglob("*.py"))]
+    plain = torch.empty(0)
+    return repr((axes, files, plain.dtype, plain.device, sorted(matplotlib.rcParams.items())))
 
 
 class Explorable:
@@ -165,7 +192,8 @@ class Explorable:
     def live(self, **more_axes):
         """The same figure as an ipywidgets panel that calls figure_fn anew at every change.
 
-        Needs a running kernel. An error of figure_fn is shown as text in place of the figure.
+        Needs a running kernel. An error of figure_fn is shown as text above the last figure, which
+        turns pale.
 
         Args:
             more_axes: further arguments of figure_fn with their lists of values, the first shown at
@@ -186,25 +214,32 @@ class Explorable:
             controls[name] = kind(options=options, value=value, description=name.replace("_", " "))
             if _numeric(values):
                 controls[name].continuous_update = False
-        image, message = ipywidgets.Image(format="png"), ipywidgets.HTML()
+        # The message keeps its line when it is empty: the figure stays where it is.
+        line = "var(--jp-widgets-inline-height, 28px)"
+        message, figure = ipywidgets.HTML(layout={"min_height": line}), ipywidgets.HTML()
+        title, drawn = _title(self.figure_fn), ""
 
         def redraw(change=None):
+            nonlocal drawn
             message.value = "drawing …"
+            values = {name: control.value for name, control in controls.items()}
             try:
-                image.value = draw(
-                    self.figure_fn, {n: c.value for n, c in controls.items()}, to_png
-                )
+                svg = draw(self.figure_fn, values, to_svg)
             except Exception as error:  # shown to the reader, who has no traceback in a callback
                 message.value = html.escape(f"{type(error).__name__}: {error}")
-                image.layout.display = "none"
+                figure.value = f'<div style="opacity:0.3">{drawn}</div>'
             else:
-                message.value = ""
-                image.layout.display = None
+                alt = html.escape(", ".join([title, *(f"{n} = {v}" for n, v in values.items())]))
+                style = "max-width:100%; height:auto"
+                drawn = svg.replace(
+                    "<svg", f'<svg role="img" aria-label="{alt}" style="{style}"', 1
+                )
+                message.value, figure.value = "", drawn
 
         for control in controls.values():
             control.observe(redraw, names="value")
         redraw()
-        return ipywidgets.VBox([*controls.values(), message, image])
+        return ipywidgets.VBox([*controls.values(), message, figure])
 
 
 def _check_axes(axes):

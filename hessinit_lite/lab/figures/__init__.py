@@ -1,7 +1,8 @@
-"""The figures of the book, one function a figure.
+"""The figures of the book, three functions each.
 
-Each is called as `figure(depth, activation, ...)`, runs the real computation and returns a
-matplotlib Figure.
+`figure(depth, activation, ...)` runs the real computation and returns a matplotlib Figure. It is
+`draw_figure(measure_figure(depth, activation, ...), depth, activation)`: who wants the numbers asks
+`measure_figure` for them, a NamedTuple.
 """
 
 from ...plots import BLUE, GREEN, ORANGE, PURPLE, SKY
@@ -10,18 +11,63 @@ from .curvature import (
     chain_rule_error,
     convolution_curvature,
     density,
+    draw_approximation_error,
+    draw_chain_rule_error,
+    draw_convolution_curvature,
+    draw_density,
+    draw_gradient_dependence,
+    draw_jacobian_products,
+    draw_jacobian_spectrum,
+    draw_lanczos_convergence,
+    draw_misprints,
+    draw_shards,
     gradient_dependence,
     jacobian_products,
     jacobian_spectrum,
     lanczos_convergence,
+    measure_approximation_error,
+    measure_chain_rule_error,
+    measure_convolution_curvature,
+    measure_density,
+    measure_gradient_dependence,
+    measure_jacobian_products,
+    measure_jacobian_spectrum,
+    measure_lanczos_convergence,
+    measure_misprints,
+    measure_shards,
     misprints,
     shards,
 )
-from .scales import embedding_scale, largest_rate, principle, scale_and_rate
+from .scales import (
+    draw_embedding_scale,
+    draw_largest_rate,
+    draw_principle,
+    draw_scale_and_rate,
+    embedding_scale,
+    largest_rate,
+    measure_embedding_scale,
+    measure_largest_rate,
+    measure_principle,
+    measure_scale_and_rate,
+    principle,
+    scale_and_rate,
+)
 from .variance import (
     correlations,
+    draw_correlations,
+    draw_fluctuations,
+    draw_gain_flow,
+    draw_residual_flow,
+    draw_signal_by_layer,
+    draw_variance_flow,
     fluctuations,
     gain_flow,
+    measure_correlations,
+    measure_fluctuations,
+    measure_gain_flow,
+    measure_residual_flow,
+    measure_signal_by_layer,
+    measure_variance_flow,
     residual_flow,
     signal_by_layer,
     variance_flow,

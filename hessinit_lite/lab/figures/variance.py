@@ -1,4 +1,9 @@
-"""Figures of signals, gradients and correlations on their way through a net."""
+"""Figures of signals, gradients and correlations on their way through a net.
+
+In the shapes L is the number of layers shown.
+"""
+
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -8,13 +13,20 @@ from ...chain_rule import layer_blocks
 from ...models import MLP, activation_module, weight_layers
 from ...plots import (
     BLUE,
+    GRADIENT,
     GREEN,
+    LAYER,
     ORANGE,
     PURPLE,
+    RELATIVE_GRADIENT,
+    RELATIVE_SIGNAL,
+    SIGNAL,
+    band,
     legend_below,
     panels_in_a_row,
     some_layers,
     two_decades,
+    whole_layers,
 )
 from ...schemes import init_
 from ...variance import (
@@ -54,48 +66,121 @@ def _layer_flow(model, inputs, generator=None):
     )
 
 
+def _relative_to_the_last(flows):
+    """Signals and gradients (last layer = 1), each [..., depth], of flows [..., 2, depth]."""
+    signal, gradient = flows.unbind(-2)
+    return signal, gradient / gradient[..., -1:]
+
+
+def _signal_and_gradient(depth, activation, signal=RELATIVE_SIGNAL, gradient=RELATIVE_GRADIENT):
+    """A Figure, and its two panels by layer with the axes' words."""
+    figure, (left, right) = panels_in_a_row(2, yscale="log", xlabel=LAYER)
+    left.set(title=f"{activation}, depth {depth}: signal", ylabel=signal)
+    right.set(title="gradient", ylabel=gradient)
+    return figure, (left, right)
+
+
+class VarianceFlow(NamedTuple):
+    """Mean squares of u (input = 1) and of dL/du (last layer = 1); schemes: LeCun, He, torch's."""
+
+    layers: torch.Tensor  # [L], from 1
+    signal: torch.Tensor  # [3 schemes, nets, L]
+    gradient: torch.Tensor  # [3 schemes, nets, L]
+    predicted_signal: torch.Tensor  # [3 schemes, L]
+    predicted_gradient: torch.Tensor  # [3 schemes, L]
+
+
+def measure_variance_flow(depth, activation, width=128, seed=0, nets=5, samples=32):
+    """The numbers of `variance_flow`, a VarianceFlow."""
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn(samples, width, generator=generator, dtype=torch.float64)
+    model = MLP(width, width, depth, width, activation=activation).double()
+    flows, predicted = [], []
+    for scheme, weight_variance, bias_variance in (
+        ("lecun", 1.0, 0.0),
+        ("he", 2.0, 0.0),
+        ("torch", 1 / 3, 1 / (3 * width)),
+    ):
+        for _ in range(nets):
+            init_(model, scheme, generator=generator)
+            flows.append(_layer_flow(model, inputs, generator))
+        signal = variance_profile(activation, depth, weight_variance, bias_variance)
+        predicted.append([signal, gradient_profile(activation, signal, weight_variance)])
+    shown = some_layers(depth)
+    measured = _relative_to_the_last(torch.stack(flows).unflatten(0, (3, nets)))
+    flows = *measured, *torch.tensor(predicted).unbind(1)
+    return VarianceFlow(shown, *(flow[..., shown - 1] for flow in flows))
+
+
+def draw_variance_flow(numbers, depth, activation):
+    """A VarianceFlow as a Figure."""
+    figure, panels = _signal_and_gradient(depth, activation)
+    for axes, measured, predicted in (
+        (panels[0], numbers.signal, numbers.predicted_signal),
+        (panels[1], numbers.gradient, numbers.predicted_gradient),
+    ):
+        for flow, line, label, color, marker in zip(
+            measured,
+            predicted,
+            ("LeCun = Glorot", "He", "torch's default"),
+            (ORANGE, BLUE, PURPLE),
+            "^os",
+        ):
+            band(axes, numbers.layers, flow, color)
+            axes.plot(numbers.layers, line, color=color, linewidth=1.2)
+            axes.plot(numbers.layers, flow.mean(0), marker, color=color, markersize=4, label=label)
+    legend_below(figure, panels[0], 3)
+    return figure
+
+
 def variance_flow(depth, activation, width=128, seed=0, nets=5, samples=32):
     """Variances through a net of equal widths: mean-field prediction (lines), real nets (dots).
 
     N(0, 1) inputs, float64. Dots: mean over the nets; bands: their range. Left: pre-activations.
     Right: gradients relative to the last layer's. Equal widths: Glorot is LeCun.
     """
-    generator = torch.Generator().manual_seed(seed)
-    inputs = torch.randn(samples, width, generator=generator, dtype=torch.float64)
-    model = MLP(width, width, depth, width, activation=activation).double()
-    shown = some_layers(depth)
-    figure, panels = panels_in_a_row(2)
-    for scheme, label, color, marker, weight_variance, bias_variance in (
-        ("lecun", "LeCun = Glorot", ORANGE, "^", 1.0, 0.0),
-        ("he", "He", BLUE, "o", 2.0, 0.0),
-        ("torch", "torch's default", PURPLE, "s", 1 / 3, 1 / (3 * width)),
-    ):
-        measured = torch.stack(
-            [
-                _layer_flow(init_(model, scheme, generator=generator), inputs, generator)
-                for _ in range(nets)
-            ]
-        )
-        measured[:, 1] /= measured[:, 1, -1:].clone()
-        signal = variance_profile(activation, depth, weight_variance, bias_variance)
-        gradient = gradient_profile(activation, signal, weight_variance)
-        for axes, flow, predicted in zip(panels, measured.unbind(1), (signal, gradient)):
-            flow, predicted = flow[:, shown - 1], torch.tensor(predicted)[shown - 1]
-            axes.fill_between(
-                shown, flow.amin(0), flow.amax(0), color=color, alpha=0.25, linewidth=0
-            )
-            axes.semilogy(shown, predicted, color=color, linewidth=1.2)
-            axes.semilogy(shown, flow.mean(0), marker, color=color, markersize=4, label=label)
-    left, right = panels
-    left.set(
-        title=f"{activation}, depth {depth}: signal",
-        xlabel="layer (1 = first)",
-        ylabel="mean square of u (input = 1)",
-    )
-    right.set(
-        title="gradient", xlabel="layer (1 = first)", ylabel="mean square of dL/du (last = 1)"
-    )
-    legend_below(figure, left, 3)
+    numbers = measure_variance_flow(depth, activation, width, seed, nets, samples)
+    return draw_variance_flow(numbers, depth, activation)
+
+
+class SignalByLayer(NamedTuple):
+    """Mean squares of u and of dL/du (loss²) for three factors on the weights."""
+
+    layers: torch.Tensor  # [L], from 1
+    factors: tuple  # three
+    signal: torch.Tensor  # [3 factors, L]
+    gradient: torch.Tensor  # [3 factors, L]
+
+
+def measure_signal_by_layer(depth, activation, width=64, seed=0):
+    """The numbers of `signal_by_layer`, a SignalByLayer."""
+    shown, factors = some_layers(depth), (0.5, 1.0, 1.5)
+    found = []
+    for factor in factors:
+        generator = torch.Generator().manual_seed(seed)
+        model = MLP(64, width, depth, 10, activation=activation).double()
+        init_(model, "forward", generator=generator, factor=factor)
+        inputs, targets = digits().batch(128, generator)
+        signals = []
+        for layer in model.layers:
+            layer.register_forward_hook(lambda _, __, u: signals.append(u))
+        loss = F.cross_entropy(model(inputs.double()), targets)
+        for tensors in (signals, torch.autograd.grad(loss, signals)):
+            found.append(torch.stack([tensors[k - 1].detach().square().mean() for k in shown]))
+    return SignalByLayer(shown, factors, *torch.stack(found).unflatten(0, (3, 2)).unbind(1))
+
+
+def draw_signal_by_layer(numbers, depth, activation):
+    """A SignalByLayer as a Figure."""
+    figure, panels = _signal_and_gradient(depth, activation, SIGNAL, f"{GRADIENT} (loss²)")
+    for axes, by_factor in zip(panels, (numbers.signal, numbers.gradient)):
+        for squares, factor, color, marker in zip(
+            by_factor, numbers.factors, (ORANGE, BLUE, PURPLE), "vo^"
+        ):
+            style = dict(color=color, marker=marker, markersize=4)
+            squares = squares.clamp(min=1e-30)
+            axes.plot(numbers.layers, squares, **style, label=f"{factor:g} × the right scale")
+    legend_below(figure, panels[0], 3)
     return figure
 
 
@@ -105,99 +190,79 @@ def signal_by_layer(depth, activation, width=64, seed=0):
     128 digits, cross-entropy, float64; the scheme "forward" and half and one and a half times its
     standard deviation. Values below 1e-30 are drawn there.
     """
-    figure, panels = panels_in_a_row(2)
-    shown = some_layers(depth)
-    for factor, color, marker in ((0.5, ORANGE, "v"), (1.0, BLUE, "o"), (1.5, PURPLE, "^")):
-        generator = torch.Generator().manual_seed(seed)
-        model = MLP(64, width, depth, 10, activation=activation).double()
-        init_(model, "forward", generator=generator, factor=factor)
-        inputs, targets = digits().batch(128, generator)
-        signals = []
-        for layer in model.layers:
-            layer.register_forward_hook(lambda _, __, u: signals.append(u))
-        loss = F.cross_entropy(model(inputs.double()), targets)
-        gradients = torch.autograd.grad(loss, signals)
-        for axes, tensors in zip(panels, (signals, gradients)):
-            squares = [max(1e-30, float(tensors[k - 1].detach().square().mean())) for k in shown]
-            axes.semilogy(
-                shown,
-                squares,
-                color=color,
-                marker=marker,
-                markersize=4,
-                label=f"{factor:g} × the right scale",
-            )
-    left, right = panels
-    left.set(
-        title=f"{activation}, depth {depth}: signal",
-        xlabel="layer (1 = first)",
-        ylabel="mean square of u",
-    )
-    right.set(title="gradient", xlabel="layer (1 = first)", ylabel="mean square of dL/du (loss²)")
-    legend_below(figure, left, 3)
-    return figure
+    numbers = measure_signal_by_layer(depth, activation, width, seed)
+    return draw_signal_by_layer(numbers, depth, activation)
 
 
-def gain_flow(depth, activation, width=128, seed=0, nets=3, samples=32):
-    """Signal and gradient under the activation's forward gain, its backward gain, and He's root of 2.
+class GainFlow(NamedTuple):
+    """Mean squares of u (input = 1) and of dL/du (last layer = 1) under three gains."""
 
-    N(0, 1) inputs, equal widths, float64, the same draws for the three; means over the nets, bands
-    their range. Right: relative to the last layer.
-    """
+    layers: torch.Tensor  # [L], from 1
+    gains: tuple  # the activation's forward gain, its backward gain, √2
+    signal: torch.Tensor  # [3 gains, nets, L]
+    gradient: torch.Tensor  # [3 gains, nets, L]
+
+
+def measure_gain_flow(depth, activation, width=128, seed=0, nets=3, samples=32):
+    """The numbers of `gain_flow`, a GainFlow."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randn(samples, width, generator=generator, dtype=torch.float64)
     start = generator.get_state()
     model = MLP(width, width, depth, width, activation=activation).double()
-    shown = some_layers(depth)
-    figure, panels = panels_in_a_row(2)
-    for label, g, color, marker in (
-        ("forward gain", gain(activation), BLUE, "o"),
-        ("backward gain", gain(activation, "backward"), ORANGE, "s"),
-        ("He", 2**0.5, GREEN, "^"),
-    ):
-        flows = []
+    gains, flows = (gain(activation), gain(activation, "backward"), 2**0.5), []
+    for g in gains:
         generator.set_state(start)
         for _ in range(nets):
             init_(model, "lecun", generator=generator, factor=g)
             with torch.no_grad():  # no activation comes before the first layer: gain 1
                 model.layers[0].weight.div_(g)
             flows.append(_layer_flow(model, inputs, generator))
-        flows = torch.stack(flows)
-        flows[:, 1] /= flows[:, 1, -1:].clone()
-        for axes, flow in zip(panels, flows.unbind(1)):
-            flow = flow[:, shown - 1]
-            axes.fill_between(
-                shown, flow.amin(0), flow.amax(0), color=color, alpha=0.25, linewidth=0
-            )
-            axes.semilogy(
-                shown,
-                flow.mean(0),
-                color=color,
-                marker=marker,
-                markersize=4,
-                label=f"{label}: {g:.2f}",
-            )
-    left, right = panels
-    left.set(
-        title=f"{activation}, depth {depth}: signal",
-        xlabel="layer (1 = first)",
-        ylabel="mean square of u (input = 1)",
-    )
-    right.set(
-        title="gradient", xlabel="layer (1 = first)", ylabel="mean square of dL/du (last = 1)"
-    )
-    legend_below(figure, left, 3)
+    shown = some_layers(depth)
+    flows = _relative_to_the_last(torch.stack(flows).unflatten(0, (3, nets)))
+    return GainFlow(shown, gains, *(flow[..., shown - 1] for flow in flows))
+
+
+def draw_gain_flow(numbers, depth, activation):
+    """A GainFlow as a Figure."""
+    figure, panels = _signal_and_gradient(depth, activation)
+    for axes, by_gain in zip(panels, (numbers.signal, numbers.gradient)):
+        for flow, g, name, color, marker in zip(
+            by_gain,
+            numbers.gains,
+            ("forward gain", "backward gain", "He"),
+            (BLUE, ORANGE, GREEN),
+            "os^",
+        ):
+            style = dict(color=color, marker=marker, markersize=4)
+            band(axes, numbers.layers, flow, color)
+            axes.plot(numbers.layers, flow.mean(0), **style, label=f"{name}: {g:.2f}")
+    legend_below(figure, panels[0], 3)
     return figure
 
 
-def fluctuations(depth, activation, width=24, seed=0, nets=200):
-    """How the mean square of the signal, and of the gradient, differs from net to net.
-
-    N(0, 1) input, equal widths, scheme "forward", float64. Left: log10 of u's mean square; median,
-    the band that holds 80 % of the nets, and dashed the mean-field prediction. Right: variance over the nets
-    of the logarithm of the signal's mean square (with its prediction, `fluctuation_profile`, where
-    that is below 100) and of the gradient's, relative to the last layer.
+def gain_flow(depth, activation, width=128, seed=0, nets=3, samples=32):
     """
+    Signal and gradient under the activation's forward gain, its backward gain, and He's root of 2.
+
+    N(0, 1) inputs, equal widths, float64, the same draws for the three; means over the nets, bands
+    their range. Right: relative to the last layer.
+    """
+    numbers = measure_gain_flow(depth, activation, width, seed, nets, samples)
+    return draw_gain_flow(numbers, depth, activation)
+
+
+class Fluctuations(NamedTuple):
+    """What differs from net to net, and what mean-field theory says of it."""
+
+    layers: torch.Tensor  # [L], from 1
+    signal: torch.Tensor  # [L, nets], mean square of u
+    mean_field: torch.Tensor  # [L], its prediction for infinite width
+    spread: torch.Tensor  # [2, L], variance of log(mean square) of u, and of dL/du (last layer = 1)
+    predicted_spread: torch.Tensor  # [L], of u
+
+
+def measure_fluctuations(depth, activation, width=24, seed=0, nets=200):
+    """The numbers of `fluctuations`, a Fluctuations."""
     generator = torch.Generator().manual_seed(seed)
     f, square = activation_module(activation), gain(activation) ** 2
     z = torch.randn(nets, width, 1, dtype=torch.float64, generator=generator)
@@ -215,52 +280,75 @@ def fluctuations(depth, activation, width=24, seed=0, nets=200):
         torch.stack([t.detach().square().mean((1, 2)) for t in tensors])[shown - 1]
         for tensors in (signals, gradients)
     )
-    spreads = signal.log().var(1), (gradient / gradient[-1]).log().var(1)
-
-    figure, (left, right) = panels_in_a_row(2)
-    low, middle, high = (signal.log10().quantile(p, dim=1) for p in (0.1, 0.5, 0.9))
-    left.fill_between(shown, low, high, color=BLUE, alpha=0.25, linewidth=0)
-    left.plot(shown, middle, "o-", color=BLUE, markersize=4)
-    mean_field = torch.tensor(
-        variance_profile(activation, depth, square, input_variance=1 / square)
+    mean_field = variance_profile(activation, depth, square, input_variance=1 / square)
+    predicted = fluctuation_profile(activation, depth, width, square, input_variance=1 / square)
+    return Fluctuations(
+        layers=shown,
+        signal=signal,
+        mean_field=torch.tensor(mean_field)[shown - 1],
+        spread=torch.stack([signal.log().var(1), (gradient / gradient[-1]).log().var(1)]),
+        predicted_spread=torch.tensor(predicted)[shown - 1],
     )
-    left.plot(shown, mean_field[shown - 1].log10(), "--", color="black", linewidth=1)
+
+
+def draw_fluctuations(numbers, depth, activation, width=24):
+    """A Fluctuations, of nets of that width, as a Figure."""
+    shown, signal = numbers.layers, numbers.signal.log10()
+    figure, (left, right) = panels_in_a_row(2, xlabel=LAYER)
+    most = signal.quantile(torch.tensor([0.1, 0.9], dtype=signal.dtype), dim=1)
+    band(left, shown, most, BLUE)
+    left.plot(shown, signal.quantile(0.5, dim=1), "o-", color=BLUE, markersize=4)
+    left.plot(shown, numbers.mean_field.log10(), "--", color="black", linewidth=1)
     left.set(
         title=f"{activation}, depth {depth}, width {width}",
-        xlabel="layer (1 = first)",
         ylabel="log10 of the mean square of u",
-        ylim=(min(-2.0, 1.05 * float(low.min())), max(2.0, 1.05 * float(high.max()))),
+        ylim=(min(-2.0, 1.05 * float(most.min())), max(2.0, 1.05 * float(most.max()))),
     )
-    left.xaxis.get_major_locator().set_params(integer=True)
-    predicted = torch.tensor(
-        fluctuation_profile(activation, depth, width, square, input_variance=1 / square)
-    )
-    predicted = torch.where(predicted < 100, predicted, torch.nan)[shown - 1]
-    right.plot(shown, spreads[0], "o", color=BLUE, markersize=4, label="signal")
+    predicted = numbers.predicted_spread
+    predicted = torch.where(predicted < 100, predicted, torch.nan)
+    right.plot(shown, numbers.spread[0], "o", color=BLUE, markersize=4, label="signal")
     right.plot(shown, predicted, color=BLUE, linewidth=1.2, label="signal, predicted")
-    right.plot(shown, spreads[1], "s", color=ORANGE, markersize=4, label="gradient")
+    right.plot(shown, numbers.spread[1], "s", color=ORANGE, markersize=4, label="gradient")
     right.set(
-        title=f"spread over {nets} nets",
-        xlabel="layer (1 = first)",
+        title=f"spread over {signal.shape[1]} nets",
         ylabel="variance of log(mean square)",
+        ylim=(0, max(0.5, 1.15 * float(numbers.spread.max()))),
     )
-    right.xaxis.get_major_locator().set_params(integer=True)
-    right.set_ylim(0, max(0.5, 1.15 * float(torch.stack(spreads).max())))
+    whole_layers(left, right)
     legend_below(figure, right, 3)
     return figure
 
 
-def correlations(depth, activation, width=64, seed=0, nets=20):
-    """Whether two inputs stay apart: the correlation map, and its iteration in real nets.
+def fluctuations(depth, activation, width=24, seed=0, nets=200):
+    """How the mean square of the signal, and of the gradient, differs from net to net.
 
-    Scheme "forward", no biases, float64. Left: the map at unit variance, with the paths of two pairs
-    of inputs through the first layers, at most 12. Right: correlation of the pre-activations of two
-    inputs by layer, for three cosines of the inputs: predictions (lines), and real nets (mean, and
-    the band that holds 80 % of them).
+    N(0, 1) input, equal widths, scheme "forward", float64. Left: log10 of u's mean square; median,
+    the band that holds 80 % of the nets, and dashed the mean-field prediction. Right: variance over
+    the nets of the logarithm of the signal's mean square (with its prediction,
+    `fluctuation_profile`, where that is below 100) and of the gradient's, relative to the last
+    layer.
     """
+    numbers = measure_fluctuations(depth, activation, width, seed, nets)
+    return draw_fluctuations(numbers, depth, activation, width)
+
+
+class Correlations(NamedTuple):
+    """Correlations of the pre-activations of two inputs (numbers from -1 to 1)."""
+
+    layers: torch.Tensor  # [L], from 1
+    cosines: tuple  # of the three pairs of inputs
+    measured: torch.Tensor  # [L, nets, 3 cosines]
+    predicted: torch.Tensor  # [3 cosines, depth], every layer
+    grid: torch.Tensor  # [21], correlations in one layer, 0 to 1
+    map: torch.Tensor  # [21], and in the next
+    slope: float  # of the map at 1
+
+
+def measure_correlations(depth, activation, width=64, seed=0, nets=20):
+    """The numbers of `correlations`, a Correlations."""
     generator = torch.Generator().manual_seed(seed)
     f, square = activation_module(activation), gain(activation) ** 2
-    cosines, colors = (0.0, 0.5, 0.9), (BLUE, ORANGE, GREEN)
+    cosines = (0.0, 0.5, 0.9)
     basis = torch.linalg.qr(torch.randn(nets, width, 2, dtype=torch.float64, generator=generator)).Q
     one, other = basis.unbind(2)
     z = torch.stack([one] + [c * one + (1 - c * c) ** 0.5 * other for c in cosines], 2) * width**0.5
@@ -270,53 +358,67 @@ def correlations(depth, activation, width=64, seed=0, nets=20):
         u = w @ z * ((square if k else 1.0) / width) ** 0.5
         measured.append(torch.cosine_similarity(u[:, :, :1], u[:, :, 1:], dim=1))
         z = f(u)
-    shown = some_layers(depth)
-    measured = torch.stack(measured)[shown - 1]  # [layers, nets, cosines]
+    shown, grid = some_layers(depth), torch.linspace(0, 1, 21)
     predicted = [
         correlation_profile(activation, depth, c, square, input_variance=1 / square)
         for c in cosines
     ]
+    return Correlations(
+        layers=shown,
+        cosines=cosines,
+        measured=torch.stack(measured)[shown - 1],
+        predicted=torch.tensor(predicted),
+        grid=grid,
+        map=torch.tensor([correlation_map(activation, float(c)) for c in grid]),
+        slope=square / gain(activation, "backward") ** 2,
+    )
 
+
+def draw_correlations(numbers, depth, activation, width=64):
+    """A Correlations, of nets of that width, as a Figure."""
+    shown, colors = numbers.layers, (BLUE, ORANGE, GREEN)
     figure, (left, right) = panels_in_a_row(2, height=3.4)
-    grid = torch.linspace(0, 1, 21)
     left.plot((0, 1), (0, 1), ":", color="black", linewidth=0.8)
-    left.plot(grid, [correlation_map(activation, float(c)) for c in grid], color=PURPLE)
+    left.plot(numbers.grid, numbers.map, color=PURPLE)
     for j in (0, 2):
-        path = torch.tensor(predicted[j][:12])
-        left.plot(
-            path.repeat_interleave(2)[:-1],
-            path.repeat_interleave(2)[1:],
-            color=colors[j],
-            linewidth=1,
-        )
+        path = numbers.predicted[j, :12].repeat_interleave(2)
+        left.plot(path[:-1], path[1:], color=colors[j], linewidth=1)
     left.set(
-        title=f"{activation}: map, slope {square / gain(activation, 'backward') ** 2:.2f} at 1",
+        title=f"{activation}: map, slope {numbers.slope:.2f} at 1",
         xlabel="correlation c in one layer",
         ylabel="c in the next layer",
         xlim=(-0.02, 1.02),
         ylim=(-0.02, 1.02),
     )
-    for j, (c, color) in enumerate(zip(cosines, colors)):
-        band = measured[..., j].quantile(torch.tensor([0.1, 0.9], dtype=torch.float64), dim=1)
-        right.fill_between(shown, *band, color=color, alpha=0.25, linewidth=0)
-        right.plot(shown, torch.tensor(predicted[j])[shown - 1], color=color, linewidth=1.2)
-        right.plot(
-            shown,
-            measured[..., j].mean(1),
-            "o",
-            color=color,
-            markersize=4,
-            label=f"inputs with cosine {c:g}",
-        )
+    for c, color, measured, predicted in zip(
+        numbers.cosines, colors, numbers.measured.unbind(2), numbers.predicted
+    ):
+        style = dict(color=color, markersize=4, label=f"inputs with cosine {c:g}")
+        most = measured.quantile(torch.tensor([0.1, 0.9], dtype=measured.dtype), dim=1)
+        band(right, shown, most, color)
+        right.plot(shown, predicted[shown - 1], color=color, linewidth=1.2)
+        right.plot(shown, measured.mean(1), "o", **style)
     right.set(
         title=f"depth {depth}, width {width}",
-        xlabel="layer (1 = first)",
+        xlabel=LAYER,
         ylabel="correlation of two inputs",
         ylim=(-1.05, 1.05),
     )
-    right.xaxis.get_major_locator().set_params(integer=True)
+    whole_layers(right)
     legend_below(figure, right, 3)
     return figure
+
+
+def correlations(depth, activation, width=64, seed=0, nets=20):
+    """Whether two inputs stay apart: the correlation map, and its iteration in real nets.
+
+    Scheme "forward", no biases, float64. Left: the map at unit variance, with the paths of two
+    pairs of inputs through the first layers, at most 12. Right: correlation of the pre-activations
+    of two inputs by layer, for three cosines of the inputs: predictions (lines), and real nets
+    (mean, and the band that holds 80 % of them).
+    """
+    numbers = measure_correlations(depth, activation, width, seed, nets)
+    return draw_correlations(numbers, depth, activation, width)
 
 
 class _ResidualNet(torch.nn.Module):
@@ -354,28 +456,26 @@ class _Outputs(torch.nn.Module):
         return self.net(inputs)[0]
 
 
-def residual_flow(depth, activation, width=32, seed=0, samples=16):
-    """Signal, gradient and curvature by block: a plain net, and three kinds of residual nets.
+class ResidualFlow(NamedTuple):
+    """By the kind of net, "plain", "z + branch", "z + branch / √depth" or "z + branch(norm z)"."""
 
-    `depth` blocks of two weight matrices each, digits, float64, scheme "forward". Left: mean square of z
-    behind a block. Middle: mean square of dL/dz for a random dL/doutput, independent N(0, 1) numbers,
-    relative to the last block's. Right: trace of the Gauss-Newton block of the first matrix of a block, for
-    outputs of constant curvature (half the squared error, summed over the classes). Values are kept in
-    1e-30..1e30.
-    """
+    blocks: torch.Tensor  # [L], the blocks shown, from 1
+    signal: dict  # kind: [L], mean square of z
+    gradient: dict  # kind: [L], mean square of dL/dz (last block = 1)
+    curvature: dict  # kind: [L], trace of the first matrix's Gauss-Newton block (loss / step²)
+
+
+def measure_residual_flow(depth, activation, width=32, seed=0, samples=16):
+    """The numbers of `residual_flow`, a ResidualFlow."""
     inputs, targets = digits().batch(samples, torch.Generator().manual_seed(seed))
     inputs, onehot = inputs.double(), F.one_hot(targets, 10).double()
     shown = some_layers(depth, most=6)
-    figure = Figure(
-        figsize=(7.2, 3.4)
-    )  # fixed margins: finding them would take half of the drawing time
-    panels = figure.subplots(1, 3)
-    figure.subplots_adjust(left=0.1, right=0.99, bottom=0.26, top=0.83, wspace=0.52)
-    for label, skip, scale, norm, color, style in (
-        ("plain", 0, 1, False, ORANGE, "s-"),
-        ("z + branch", 1, 1, False, PURPLE, "^--"),
-        ("z + branch / √depth", 1, depth**-0.5, False, BLUE, "o-"),
-        ("z + branch(norm z)", 1, 1, True, GREEN, "D:"),
+    numbers = ResidualFlow(shown, {}, {}, {})
+    for kind, skip, scale, norm in (
+        ("plain", 0, 1, False),
+        ("z + branch", 1, 1, False),
+        ("z + branch / √depth", 1, depth**-0.5, False),
+        ("z + branch(norm z)", 1, 1, True),
     ):
         generator = torch.Generator().manual_seed(seed)
         net = _ResidualNet(depth, width, activation, skip, scale, norm).double()
@@ -389,23 +489,47 @@ def residual_flow(depth, activation, width=32, seed=0, samples=16):
         )
         signals = torch.stack([z.detach().square().mean() for z in stream[1:]])
         blocks = layer_blocks(_Outputs(net), lambda z, t: 5 * F.mse_loss(z, t), (inputs, onehot))
-        traces = torch.stack([block.trace() for block in blocks.values()])
-        for axes, values in zip(
-            panels, (signals[shown - 1], (gradients / gradients[-1])[shown - 1], traces)
-        ):
-            axes.semilogy(
-                shown, values.clamp(1e-30, 1e30), style, color=color, markersize=3.5, label=label
-            )
-    for axes, title, unit in zip(
+        numbers.signal[kind] = signals[shown - 1]
+        numbers.gradient[kind] = (gradients / gradients[-1])[shown - 1]
+        numbers.curvature[kind] = torch.stack([block.trace() for block in blocks.values()])
+    return numbers
+
+
+def draw_residual_flow(numbers, depth, activation):
+    """A ResidualFlow as a Figure."""
+    figure = Figure(figsize=(7.2, 3.4))
+    panels = figure.subplots(1, 3, subplot_kw=dict(yscale="log", xlabel="block (1 = first)"))
+    # Fixed margins: finding them would take half of the drawing time.
+    figure.subplots_adjust(left=0.1, right=0.99, bottom=0.26, top=0.83, wspace=0.52)
+    for axes, by_kind, title, unit in zip(
         panels,
+        (numbers.signal, numbers.gradient, numbers.curvature),
         ("signal", "gradient", "curvature"),
         ("mean square of z", "mean of (dL/dz)² (last = 1)", "trace of a block (loss / step²)"),
     ):
-        axes.set(title=title, xlabel="block (1 = first)", ylabel=unit)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        for (kind, values), color, style in zip(
+            by_kind.items(), (ORANGE, PURPLE, BLUE, GREEN), ("s-", "^--", "o-", "D:")
+        ):
+            values = values.clamp(1e-30, 1e30)
+            axes.plot(numbers.blocks, values, style, color=color, markersize=3.5, label=kind)
+        axes.set(title=title, ylabel=unit)
         axes.minorticks_off()
         axes.yaxis.get_major_locator().set_params(numticks=5)
         two_decades(axes)
+    whole_layers(*panels)
     figure.suptitle(f"{activation}, {depth} blocks")
     legend_below(figure, panels[0], 4, loc="lower left")
     return figure
+
+
+def residual_flow(depth, activation, width=32, seed=0, samples=16):
+    """Signal, gradient and curvature by block: a plain net, and three kinds of residual nets.
+
+    `depth` blocks of two weight matrices each, digits, float64, scheme "forward". Left: mean square
+    of z behind a block. Middle: mean square of dL/dz for a random dL/doutput, independent N(0, 1)
+    numbers, relative to the last block's. Right: trace of the Gauss-Newton block of the first
+    matrix of a block, for outputs of constant curvature (half the squared error, summed over the
+    classes). Values are drawn in 1e-30..1e30.
+    """
+    numbers = measure_residual_flow(depth, activation, width, seed, samples)
+    return draw_residual_flow(numbers, depth, activation)
