@@ -141,3 +141,5 @@ def test_bad_arguments_for_training_together(digits):
         with pytest.raises(ValueError, match="different modules"):
             hl.train_together(wrong, digits, 0.1, 3)
     assert all(torch.equal(p, q) for p, q in zip(before, models[0].parameters()))
+    with pytest.raises(ValueError, match="have buffers"):
+        hl.train_together([torch.nn.BatchNorm1d(64)], digits, 0.1, 3)

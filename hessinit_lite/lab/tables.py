@@ -1,4 +1,4 @@
-"""Tables from rows of numbers: HTML on the page, plain text of at most 79 columns everywhere else."""
+"""Tables from rows of numbers: HTML on the page, plain text of at most 79 columns elsewhere."""
 
 import html
 from collections.abc import Mapping
@@ -11,13 +11,14 @@ def table(rows, columns, caption="", bold=None):
 
     Args:
         rows: a list of rows: sequences with an entry for each column, or mappings from the columns'
-            names. An entry is a number, a pair `(value, spread)` of numbers (shown as "value ± spread"),
-            an `Estimate` (its standard error is the spread), text, or None ("–").
-        columns: `{name: format}`. A format is what stands behind the colon of an f-string (".3g",
-            "%"), or a function from the entry to text; "" for text. The name holds the unit.
+            names. An entry is a number, a pair `(value, spread)` of numbers (shown as
+            "value ± spread"), an `Estimate` (its standard error is the spread), text, or None
+            ("–").
+        columns: `{name: format}`. A format is what stands behind the colon of an f-string
+            (".3g", "%"), or a function from the entry to text; "" for text. Units stand in names.
         caption: what the rows are and what to look for.
-        bold: `bold(row, name)` says whether the entry of a row, in the form it was given, is to stand
-            out; None for no entry.
+        bold: `bold(row, name)` says whether an entry of a row, in the form it was given, is to
+            stand out; None for no entry.
 
     Returns:
         A Table.
@@ -56,7 +57,7 @@ class Table:
         width = max(map(len, str(self).splitlines()))
         if width > WIDTH:
             raise ValueError(
-                f"the table is {width} columns wide as text, {WIDTH} fit: shorter names or entries, "
+                f"the table is {width} columns wide as text, {WIDTH} fit: shorter names, "
                 "fewer columns, or rows and columns exchanged"
             )
 
