@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+USE_EVAL = "the curvature would change from call to call; use model.eval()"
+
 
 def map_tensors(part, function):
     """`function` of a tensor, or of the tensors of a tuple or mapping; anything else stays."""
@@ -71,19 +73,14 @@ def forward(model, inputs, device):
         torch.set_rng_state(states[0])
         if device.type == "cuda":
             torch.cuda.set_rng_state(states[1], device)
-        raise ValueError(
-            "the model draws random numbers in its forward pass (dropout in train mode?): the "
-            "curvature would change from call to call; use model.eval()"
-        )
+        what = "the model draws random numbers in its forward pass (dropout in train mode?)"
+        raise ValueError(f"{what}: {USE_EVAL}")
     changed = [(name, b, old) for name, b, version, old in buffers if b._version != version]
     if changed:
         with torch.no_grad():
             for _, buffer, old in changed:
                 buffer.copy_(old)
-        raise ValueError(
-            f"{changed[0][0]} changes in the forward pass, in train mode: the curvature would "
-            "change from call to call; use model.eval()"
-        )
+        raise ValueError(f"{changed[0][0]} changes in the forward pass, in train mode: {USE_EVAL}")
     return outputs
 
 
@@ -105,10 +102,8 @@ def refuse_once_differentiable(tensors):
     torch cuts it at a once-differentiable function: a further derivative would be wrong, silently.
     """
     if any(node.name() == "torch::autograd::Error" for node in nodes(tensors)):
-        raise ValueError(
-            "a part of the model or of the loss is marked once_differentiable: it "
-            "cannot be differentiated twice, so it has no Hessian"
-        )
+        what = "a part of the model or of the loss is marked once_differentiable"
+        raise ValueError(f"{what}: it cannot be differentiated twice, so it has no Hessian")
 
 
 def seed_of(loss):
@@ -139,11 +134,10 @@ def pull_back(outputs, inputs, vectors, batched):
     If `batched`, one pass for all columns of the vectors' leading axis; where a function in the
     graph cannot do that (torch's group norm, custom functions, anomaly mode), one pass each.
     """
+    options = {"retain_graph": True, "allow_unused": True}
 
     def gradients(vectors, batched):
-        return torch.autograd.grad(
-            outputs, inputs, vectors, retain_graph=True, allow_unused=True, is_grads_batched=batched
-        )
+        return torch.autograd.grad(outputs, inputs, vectors, is_grads_batched=batched, **options)
 
     if not batched:
         return gradients(vectors, False)

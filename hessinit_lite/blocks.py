@@ -49,7 +49,7 @@ class Block:
 
     @property
     def is_large(self):
-        """Whether it is too large to be formed: trace and Frobenius norm are then estimated."""
+        """Whether it is too large to be formed; trace and Frobenius norm are then estimated."""
         return self.shape[0] > FORMED
 
     def _scaled(self, value):

@@ -25,7 +25,7 @@ from .autograd import pull_back
 from .blocks import Block, EmbeddingBlock, LayerBlock
 from .curvature import check_batch, each_batch, gauss_newton, is_loader
 from .losses import output_hessian
-from .models import WEIGHT_LAYERS, is_computed, matching, original
+from .models import WEIGHT_LAYERS, matching, original, refuse_computed
 from .spectrum import Estimate, frobenius_norm, trace
 
 NORMS = ("spectral", "frobenius", "gradient")
@@ -64,17 +64,11 @@ def curved_weights(model, frozen=False):
     """
     model = original(model)
     for name, module in model.named_modules():
-        if isinstance(module, (*WEIGHT_LAYERS, nn.Embedding)) and is_computed(module):
-            raise ValueError(
-                f"the weight of {name!r} is computed from other parameters: undo the "
-                "parametrization (torch.nn.utils.parametrize.remove_parametrizations, "
-                'prune.remove), or ask for parameters="all"'
-            )
-    weights = {
-        name: p
-        for name, p in model.named_parameters()
-        if p.ndim > 1 and not isinstance(_owner(model, name), NORM_LAYERS)
-    }
+        if isinstance(module, (*WEIGHT_LAYERS, nn.Embedding)):
+            refuse_computed(name, module, ', or ask for parameters="all"')
+    matrices = {name: p for name, p in model.named_parameters() if p.ndim > 1}
+    is_norm = lambda name: isinstance(_owner(model, name), NORM_LAYERS)
+    weights = {name: p for name, p in matrices.items() if not is_norm(name)}
     if not weights:
         raise ValueError(
             "the model has no layers to initialize or to measure: it needs a parameter with two "
@@ -111,13 +105,11 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 
 def _is_plain(module):
     """Whether a module computes what torch's does: no subclass, patch, hook or compiled form."""
-    return (
-        type(module) in _COVERED
-        and not any(getattr(module, hooks) for hooks in _HOOKS)
-        and not {"forward", "__call__"} & vars(module).keys()
-        and getattr(module, "_compiled_call_impl", None) is None
-        and not any(getattr(nn.modules.module, f"_global{hooks}") for hooks in _HOOKS)
-    )
+    everywhere = nn.modules.module
+    hooked = any(getattr(module, h) or getattr(everywhere, f"_global{h}") for h in _HOOKS)
+    compiled = getattr(module, "_compiled_call_impl", None) is not None
+    patched = bool({"forward", "__call__"} & vars(module).keys())
+    return type(module) in _COVERED and not (hooked or compiled or patched)
 
 
 def _uses(outputs):
@@ -293,10 +285,8 @@ def _blocks_of_batch(model, loss_fn, batch, memory, chosen):
     blocks = {}
     if layers:
         s, signs = curve.factors()
-        factors = {
-            key: _factors(m, attribute, [x for x, _ in calls[m]])
-            for key, (m, attribute) in covered.items()
-        }
+        fed = {m: [x for x, _ in calls[m]] for m in layers}
+        factors = {key: _factors(m, name, fed[m]) for key, (m, name) in covered.items()}
         stored = {key: [] for key in covered}
         us = [u for m in layers for _, u in calls[m]]
         for found in map(iter, _factor_gradients(outputs, us, s, memory)):
@@ -377,10 +367,8 @@ def layer_gradients(model, loss_fn, batch, parameters="weights", layers=None):
         found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
         unused = [key for key, g in zip(weights, found) if g is None]
         if unused:
-            raise ValueError(
-                f"the loss does not depend on {', '.join(unused)}: freeze them "
-                "(requires_grad=False) or pick other layers"
-            )
+            how = "freeze them (requires_grad=False) or pick other layers"
+            raise ValueError(f"the loss does not depend on {', '.join(unused)}: {how}")
         mass = output_hessian(loss_fn, outputs, part[1]).mass
         return mass, [g.to_dense() if g.is_sparse else g for g in found]
 

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from .autograd import (
+    USE_EVAL,
     differentiate,
     forward,
     graph_bytes,
@@ -36,10 +37,8 @@ def check_vectors(operator, vectors, ndim):
         kind, size = ("a vector [P]", "a matrix [P, K]")[ndim - 1], operator.shape[1]
         raise ValueError(f"expected {kind} with P = {size}, got shape {tuple(vectors.shape)}")
     if vectors.dtype != operator.dtype or vectors.device != operator.device:
-        raise TypeError(
-            f"expected {operator.dtype} on {operator.device}, got {vectors.dtype} on "
-            f"{vectors.device}: convert the vector, not the model"
-        )
+        got = f"got {vectors.dtype} on {vectors.device}: convert the vector, not the model"
+        raise TypeError(f"expected {operator.dtype} on {operator.device}, {got}")
     return vectors
 
 
@@ -107,10 +106,8 @@ class CurvatureOperator:
             products = self._product([v.reshape((*lead, *p.shape)) for v, p in parts], batched)
         except RuntimeError as error:
             if "is not implemented" in str(error):
-                raise ValueError(
-                    "a part of the model or of the loss cannot be differentiated twice, so it has "
-                    f"no Hessian: {error}"
-                ) from error
+                what = "a part of the model or of the loss cannot be differentiated twice"
+                raise ValueError(f"{what}, so it has no Hessian: {error}") from error
             raise
         flat = [part.reshape((*lead, -1)) for part in products]
         return torch.cat(flat, dim=-1).detach()
@@ -258,10 +255,9 @@ def _check_dtypes(model):
     dtypes = {p.dtype for p in model.parameters()}
     names = " and ".join(sorted(map(str, dtypes)))
     if any(dtype.is_complex or dtype.itemsize < 4 for dtype in dtypes):
-        raise ValueError(
-            f"the weights are {names}: curvature needs real numbers of single or double "
-            "precision; measure a copy, copy.deepcopy(model).float()"
-        )
+        need = "curvature needs real numbers of single or double precision"
+        how = "measure a copy, copy.deepcopy(model).float()"
+        raise ValueError(f"the weights are {names}: {need}; {how}")
     if len(dtypes) > 1:
         raise ValueError(f"the weights are {names}: give all the same precision: model.float()")
 
@@ -297,10 +293,8 @@ def check_batch(model, loss_fn, batch):
         random = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
         mixing = isinstance(module, nn.modules.batchnorm._BatchNorm)
         if module.training and (random or mixing):
-            raise ValueError(
-                f"{name or 'the model'} ({type(module).__name__}) is in train mode: "
-                "the curvature would change from call to call; use model.eval()"
-            )
+            which = f"{name or 'the model'} ({type(module).__name__})"
+            raise ValueError(f"{which} is in train mode: {USE_EVAL}")
     device = next((p.device for p in model.parameters()), targets.device)
     outputs = forward(model, inputs, device)
     if is_torchs(loss_fn, F.cross_entropy, nn.CrossEntropyLoss) and not targets.is_floating_point():
@@ -345,10 +339,8 @@ def _parameters(model, layer):
     known = dict(model.named_parameters(remove_duplicate=False))
     name = layer if layer in known else f"{layer}.weight".lstrip(".")
     if name not in known:
-        raise ValueError(
-            f"unknown layer {layer!r}; known: {', '.join(weight_layers(model))}, and the "
-            "parameters of named_parameters()"
-        )
+        known = f"{', '.join(weight_layers(model))}, and the parameters of named_parameters()"
+        raise ValueError(f"unknown layer {layer!r}; known: {known}")
     if not known[name].requires_grad:
         raise ValueError(f"{name} is frozen: set requires_grad=True")
     return {name: known[name]}
@@ -357,10 +349,8 @@ def _parameters(model, layer):
 def _gradient(of, parameters, grad_outputs):
     """Gradients with a graph, or ValueError naming the parameters that `of` does not reach."""
     if not of.requires_grad:
-        raise ValueError(
-            "the loss does not depend on any trainable parameter (is something detached, or "
-            "computed under torch.no_grad()?)"
-        )
+        why = "is something detached, or computed under torch.no_grad()?"
+        raise ValueError(f"the loss does not depend on any trainable parameter ({why})")
     options = {"create_graph": True, "allow_unused": True}
     gradients = torch.autograd.grad(of, list(parameters.values()), grad_outputs, **options)
     unused = [name for name, g in zip(parameters, gradients) if g is None]
@@ -370,10 +360,8 @@ def _gradient(of, parameters, grad_outputs):
                 f"{', '.join(unused)} lie behind a reentrant checkpoint, which autograd cannot "
                 "look into: use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
             )
-        raise ValueError(
-            f"the loss does not depend on {', '.join(unused)}: freeze them "
-            "(requires_grad=False) or pick another layer"
-        )
+        how = "freeze them (requires_grad=False) or pick another layer"
+        raise ValueError(f"the loss does not depend on {', '.join(unused)}: {how}")
     if any(g.is_sparse for g in gradients):
         raise ValueError(
             "an embedding has sparse=True, whose gradient cannot be differentiated again: make "

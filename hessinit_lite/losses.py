@@ -187,10 +187,8 @@ class ByAutograd(OutputHessian):
         vectors = torch.cat([basis.expand(-1, samples, -1), probe * some[:, :, None]])
         blocks, probed = self.product(vectors).split([classes, len(some)])
         if bool(probed[~some].abs().sum() > 1e-6 * probed.abs().sum()):
-            raise ValueError(
-                "this loss couples the samples of a batch, so its curvature is no sum over "
-                "samples: use gauss_newton(...) and top_eigenvalues(...)"
-            )
+            what = "this loss couples the samples of a batch, so its curvature is no sum over them"
+            raise ValueError(f"{what}: use gauss_newton(...) and top_eigenvalues(...)")
         values, vectors = torch.linalg.eigh(blocks.transpose(0, 1))
         s = vectors.transpose(1, 2) * values.abs().sqrt()[:, :, None]
         return s.transpose(0, 1), torch.where(values < 0, -1.0, 1.0).to(self.z.dtype).T

@@ -21,15 +21,9 @@ ACTIVATIONS = {
 }
 
 #: Layers with one weight that an initialization scheme draws.
-WEIGHT_LAYERS = (
-    nn.Linear,
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-)
+WEIGHT_LAYERS = nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d
+WEIGHT_LAYERS += nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d
+NO_LAYERS = "the model has no layers to initialize: it needs at least one Linear or Conv layer"
 
 
 def activation_module(name):
@@ -73,9 +67,7 @@ class MLP(nn.Module):
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
         sizes = [in_features] + [width] * (depth - 1) + [out_features]
-        self.layers = nn.ModuleList(
-            nn.Linear(d_in, d_out, bias=bias) for d_in, d_out in zip(sizes, sizes[1:])
-        )
+        self.layers = nn.ModuleList(nn.Linear(*pair, bias=bias) for pair in zip(sizes, sizes[1:]))
         self.activation = activation_module(activation)
         self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
 
@@ -97,23 +89,23 @@ def original(model):
     return getattr(model, "_orig_mod", model)
 
 
-def is_computed(layer):
-    """Whether a weight is made from other parameters (weight_norm, spectral_norm, pruning).
+def refuse_computed(name, layer, instead=""):
+    """ValueError if a weight is made from others (weight_norm, spectral_norm, pruning).
 
     Asked without reading it: spectral_norm changes its buffers whenever it is read in train mode.
     """
-    return "weight" not in layer._parameters
+    if "weight" not in layer._parameters:
+        raise ValueError(
+            f"the weight of {name!r} is computed from other parameters: undo the parametrization "
+            f"(torch.nn.utils.parametrize.remove_parametrizations, prune.remove){instead}"
+        )
 
 
 def unsettled_batch_norms(model):
     """Names of the batch norms that have seen no batch: their averages normalize nothing."""
-    return [
-        name
-        for name, m in model.named_modules()
-        if isinstance(m, nn.modules.batchnorm._BatchNorm)
-        and m.num_batches_tracked is not None
-        and not int(m.num_batches_tracked)
-    ]
+    norm = nn.modules.batchnorm._BatchNorm
+    seen = {n: m.num_batches_tracked for n, m in model.named_modules() if isinstance(m, norm)}
+    return [name for name, count in seen.items() if count is not None and not int(count)]
 
 
 def matching(names, patterns):
@@ -145,9 +137,7 @@ def weight_layers(model):
     model = original(model)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, WEIGHT_LAYERS)}
     if not layers:
-        raise ValueError(
-            "the model has no layers to initialize: it needs at least one Linear or Conv layer"
-        )
+        raise ValueError(NO_LAYERS)
     return layers
 
 
@@ -156,16 +146,13 @@ def activation_name(model):
     classes = {cls: name for name, cls in ACTIVATIONS.items() if name != "linear"}
     found = {classes[type(m)] for m in model.modules() if type(m) in classes}
     if len(found) > 1:
-        raise ValueError(
-            f"the model mixes activations ({', '.join(sorted(found))}); say which with activation="
-        )
+        found = ", ".join(sorted(found))
+        raise ValueError(f"the model mixes activations ({found}); say which with activation=")
     return found.pop() if found else "linear"
 
 
 def check_generator(generator, tensor):
     """ValueError if `generator` draws on another device than `tensor`'s: a hidden host transfer."""
     if generator is not None and generator.device.type != tensor.device.type:
-        raise ValueError(
-            f"the generator draws on {generator.device}, the model is on {tensor.device}: "
-            f"use torch.Generator('{tensor.device}')"
-        )
+        where = f"the generator draws on {generator.device}, the model is on {tensor.device}"
+        raise ValueError(f"{where}: use torch.Generator('{tensor.device}')")

@@ -93,10 +93,8 @@ def shard(batch):
     _check_started()
     ranks = dist.get_world_size()
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2) or curvature.is_loader(batch):
-        raise TypeError(
-            "shard takes one batch, a pair (inputs, targets); of a list of batches "
-            "give every rank its own: batches[rank::ranks]"
-        )
+        how = "of a list of batches give every rank its own: batches[rank::ranks]"
+        raise TypeError(f"shard takes one batch, a pair (inputs, targets); {how}")
     inputs, targets = batch
     if not isinstance(targets, torch.Tensor):
         raise TypeError(f"targets are a {type(targets).__name__}, expected a torch.Tensor")
@@ -116,10 +114,8 @@ def _split(part, samples, inside=False):
     if inside and (part is None or isinstance(part, (bool, int, float, str))):
         return part
     if not isinstance(part, torch.Tensor):
-        kind = type(part).__name__
-        raise TypeError(
-            f"inputs are a {kind}, expected a torch.Tensor, or a tuple or mapping of them"
-        )
+        wanted = "expected a torch.Tensor, or a tuple or mapping of them"
+        raise TypeError(f"inputs are a {type(part).__name__}, {wanted}")
     if not part.ndim:
         raise ValueError("inputs need an axis of samples, there is a single number")
     if len(part) != samples:

@@ -32,11 +32,11 @@ class InitReport:
 
     target: float
     norm: str
-    norms: dict = field(repr=False)  #: {layer: norm of its block, measured with the final weights}
-    scales: dict = field(repr=False)  #: {layer: factor on the weights that the scheme drew}
+    norms: dict = field(repr=False)  #: by layer, of its block with the final weights
+    scales: dict = field(repr=False)  #: by layer, on the weights that the scheme drew
     converged: bool = False  #: is every norm within the tolerance of the target?
     steps: int = 0  #: measurements of all layers' norms
-    history: list = field(default_factory=list, repr=False)  #: largest |log(norm/target)| of each
+    history: list = field(default_factory=list, repr=False)  #: largest `|log(norm/target)|` of each
     message: str = ""
     left: list = field(default_factory=list, repr=False)
     #: weights that were neither drawn nor scaled: frozen, or of no layer that has a scale

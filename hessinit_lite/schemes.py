@@ -12,12 +12,13 @@ import torch
 from torch import nn
 
 from .models import (
+    NO_LAYERS,
     WEIGHT_LAYERS,
     activation_module,
     activation_name,
     check_generator,
-    is_computed,
     original,
+    refuse_computed,
 )
 from .variance import dropout_factor, gain
 
@@ -99,12 +100,7 @@ def drawn_weights(model):
     for name, layer in model.named_modules():
         inside = f"{name}." if name else ""
         if isinstance(layer, WEIGHT_LAYERS):
-            if is_computed(layer):
-                raise ValueError(
-                    f"the weight of {name!r} is computed from other parameters: undo the "
-                    "parametrization (torch.nn.utils.parametrize.remove_parametrizations, "
-                    "prune.remove)"
-                )
+            refuse_computed(name, layer)
             fan_in, fan_out = fans(layer)  # refuses lazy layers
             bound = 1 / math.sqrt(layer.weight[0].numel())
             of_attention = isinstance(layer, nn.modules.linear.NonDynamicallyQuantizableLinear)
@@ -181,8 +177,7 @@ def init_(
         raise ValueError(f"unknown scheme {scheme!r}; known: {', '.join(SCHEMES)}")
     weights = list(drawn_weights(model).values())
     if not weights:
-        what = "the model has no layers to initialize"
-        raise ValueError(f"{what}: it needs at least one Linear or Conv layer")
+        raise ValueError(NO_LAYERS)
     if not any(each.weight.requires_grad for each in weights):
         raise ValueError("every weight is frozen: set requires_grad=True on some")
     check_generator(generator, weights[0].weight)

@@ -134,10 +134,8 @@ def top_eigenpairs(
             basis = torch.cat([basis, torch.empty_like(basis)])
         basis[products] = w / torch.linalg.vector_norm(w)
     else:
-        raise ValueError(
-            f"{max_products} products did not bring the residual below rtol={rtol}: "
-            "raise max_products or rtol"
-        )
+        what = f"{max_products} products did not bring the residual below rtol={rtol}"
+        raise ValueError(f"{what}: raise max_products or rtol")
     to = dict(dtype=operator.dtype, device=operator.device)
     # A product's sums of P terms are themselves rounded.
     bounds = bounds + eps * (8 + math.sqrt(size)) * scale

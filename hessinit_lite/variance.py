@@ -272,10 +272,8 @@ def correlation_profile(
     profile = [(weight_variance * input_variance * correlation + bias_variance) / variances[0]]
     for q in variances[:-1]:
         c = profile[-1]
-        if 0 < q < math.inf and not math.isnan(c):
-            c = correlation_map(activation, c, q, weight_variance, bias_variance)
-        else:
-            c = math.nan
+        known = 0 < q < math.inf and not math.isnan(c)
+        c = correlation_map(activation, c, q, weight_variance, bias_variance) if known else math.nan
         profile.append(c)
     return profile
 
@@ -319,10 +317,9 @@ def fixed_point(activation, weight_variance, bias_variance=0.0, start=1.0, layer
     else:
         before = math.nan
     if not (0 < q < math.inf and math.isclose(q, before, rel_tol=1e-11)):
-        raise ValueError(
-            f"the variance has not settled: it is {q:.3g} in the last layer tried; "
-            "change weight_variance, bias_variance or start, or allow more layers="
-        )
+        what = f"the variance has not settled: it is {q:.3g} in the last layer tried"
+        how = "change weight_variance, bias_variance or start, or allow more layers="
+        raise ValueError(f"{what}; {how}")
     chi = weight_variance * second_moments(activation, q)[1]
     c = 1.0
     if chi > 1 + 1e-9:  # nearer to the edge rounding decides

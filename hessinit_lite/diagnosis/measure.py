@@ -27,7 +27,7 @@ class LayerCurvature:
     kind: str  #: class of the layer
     shape: tuple
     std: float  #: standard deviation of the weights
-    signal: float | None  #: root mean square of the layer's outputs; None if it is no module's
+    signal: float | None  #: root mean square of its outputs; None if not called as a module
     gradient: float  #: root mean square of dL/dW
     norm: float  #: largest eigenvalue in magnitude
     trace: float

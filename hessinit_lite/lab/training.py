@@ -24,7 +24,7 @@ class Run:
     losses: torch.Tensor = field(repr=False)
     diverged: bool = False  #: did the loss stop being finite?
     tracked_steps: list = field(default_factory=list, repr=False)
-    norms: list = field(default_factory=list, repr=False)  #: {layer: norm} at each tracked step
+    norms: list = field(default_factory=list, repr=False)  #: dicts by layer, one a tracked step
 
     @property
     def final_loss(self):
