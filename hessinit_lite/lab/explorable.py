@@ -13,6 +13,7 @@ import inspect
 import itertools
 import json
 import re
+import sys
 import urllib.parse
 from pathlib import Path
 
@@ -119,7 +120,8 @@ def _draw_frames(figure_fn, axes):
     }
     combinations = [dict(zip(axes, values)) for values in itertools.product(*axes.values())]
     frames = []
-    for values in tqdm(combinations, desc="drawing", unit="frame", leave=False):
+    bar = dict(desc="drawing", unit="frame", leave=False, file=sys.stdout)  # stderr is shown in red
+    for values in tqdm(combinations, **bar):
         frames.append(draw(figure_fn, values, to_svg))
     return Explorable(figure_fn, axes, default, frames)
 
