@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import hessinit_lite as hl
+from hessinit_lite.lab import explorable
 
 ROOT = Path(__file__).resolve().parent.parent
 API = (ROOT / "book" / "api.md").read_text()
@@ -61,7 +62,8 @@ def test_every_listed_name_has_an_example(name):
 
 
 @pytest.mark.parametrize("name", WITH_EXAMPLE)
-def test_example(name):
+def test_example(name, monkeypatch):
+    monkeypatch.setattr(explorable, "tqdm", lambda frames, **_: frames)  # a bar prints
     torch.manual_seed(0)
     names = {"hl": hl, "torch": torch, "nn": nn, "F": F}
     example = doctest.DocTestParser().get_doctest(WITH_EXAMPLE[name], names, name, None, None)

@@ -67,7 +67,9 @@ def answers(operator):
 
 
 def equality(device):
-    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-6)):
+    # Ranks add up in another order: a few roundings a product, of which Lanczos and its weights see some ten.
+    for dtype in (torch.float64, torch.float32):
+        tolerance = 100 * torch.finfo(dtype).eps
         model, loss_fn, batch = case(device, dtype)
         for build, whole in KINDS.values():
             expected = answers(whole(model, loss_fn, batch))

@@ -95,12 +95,12 @@ class TestHandedOut:
         page = (HTML / "book" / f"{path.stem}.html").read_text(encoding="utf-8")
         article, text = BeautifulSoup(page, "html.parser").article, markdown(handed_out(path))
         equations = [each.get_text().strip("()#") for each in article.select(".eqno")]
-        assert re.findall(r"\\tag\{(\d+)\}", text) == equations
+        assert re.findall(r"\\tag\{([\d.]+)\}", text) == equations
         captions = [each.get_text().strip() for each in article.select(".caption-number")]
-        assert re.findall(r"^(?:### |> \*\*)((?:Exercise|Theorem) \d+)", text, re.M) == captions
+        assert re.findall(r"^(?:### |> \*\*)((?:Exercise|Theorem) [\d.]+)", text, re.M) == captions
         references = [each.get_text() for each in article.select("a.reference.internal")]
-        numbers = Counter(each for each in references if re.fullmatch(r"\(\d+\)", each))
-        assert numbers <= Counter(re.findall(r"\(\d+\)", text))
+        numbers = Counter(each for each in references if re.fullmatch(r"\([\d.]+\)", each))
+        assert numbers <= Counter(re.findall(r"\([\d.]+\)", text))
 
 
 EXTENSIONS = {"attrs_inline", "colon_fence", "deflist", "dollarmath"}
