@@ -56,6 +56,12 @@ def test_the_listed_names_are_there():
     assert len(LISTED) > 60 and set(LISTED) <= set(WITH_DOCSTRING)
 
 
+def test_every_name_of_the_front_door_is_listed():
+    offered = [inspect.unwrap(getattr(hl, name)) for name in hl.__all__]
+    offered = [each for each in offered if inspect.isclass(each) or inspect.isfunction(each)]
+    assert {f"{each.__module__}.{each.__qualname__}" for each in offered} <= set(LISTED)
+
+
 @pytest.mark.parametrize("name", LISTED)
 def test_every_listed_name_has_an_example(name):
     assert name in WITH_EXAMPLE

@@ -20,6 +20,12 @@ class Finding:
     """One observation in plain words, and what to do about it.
 
     `level` is "problem", "warning" or "note".
+
+    Example:
+        >>> model, batch = hl.MLP(64, width=16, depth=3, out_features=10), hl.digits().batch(100)
+        >>> found = hl.report(model, F.cross_entropy, batch, lr=1e3)
+        >>> found.findings[0].level
+        'problem'
     """
 
     level: str

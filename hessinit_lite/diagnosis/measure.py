@@ -21,7 +21,14 @@ from .findings import Finding, listed
 
 @dataclass
 class LayerCurvature:
-    """One weight; norm, trace, quotient: of its Gauss-Newton block, in loss per unit step²."""
+    """One weight; norm, trace, quotient: of its Gauss-Newton block, in loss per unit step².
+
+    Example:
+        >>> model, batch = hl.MLP(64, width=16, depth=3, out_features=10), hl.digits().batch(100)
+        >>> found = hl.report(model, F.cross_entropy, batch, lr=1e3)
+        >>> found.layers[0].kind, found.layers[0].shape
+        ('Linear', (16, 64))
+    """
 
     name: str
     kind: str  #: class of the layer
@@ -66,7 +73,7 @@ class Measurement:
 
     @property
     def stability_limit(self):
-        """2/λ: above it, full-batch gradient descent runs away along the steepest direction."""
+        """The learning rate 2/λ: above it, full-batch gradient descent runs away along the steepest direction."""
         return 2 * self.best_step
 
 

@@ -21,7 +21,14 @@ from .measure import Measurement, as_it_was, measure, put_to_eval, settled, shor
 
 @dataclass
 class CurvatureReport(Measurement):
-    """What `report` measured: print it, take its `.figure()` or `.to_dict()`; notebooks do."""
+    """What `report` measured: print it, take its `.figure()` or `.to_dict()`; notebooks do.
+
+    Example:
+        >>> model, batch = hl.MLP(64, width=16, depth=3, out_features=10), hl.digits().batch(100)
+        >>> found = hl.report(model, F.cross_entropy, batch, lr=1e3)
+        >>> found.stability_limit < 1e3
+        True
+    """
 
     findings: list = field(default_factory=list, repr=False)
 

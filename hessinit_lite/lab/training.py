@@ -164,7 +164,14 @@ def mini_batches(samples, size, seed, device="cpu"):
 
 
 def final_losses(losses):
-    """Mean of the last tenth of the steps of each run: [runs] of losses [steps, runs]; else inf."""
+    """Mean of the last tenth of the steps of each run: [runs] of losses [steps, runs].
+
+    It is inf for a run with a loss that is not finite.
+
+    Example:
+        >>> hl.final_losses(torch.tensor([[2.0, 2.0], [1.0, torch.nan]]))
+        tensor([1., inf])
+    """
     last = losses[-max(1, len(losses) // 10) :].mean(0)
     return torch.where(torch.isfinite(losses).all(0), last, math.inf)
 
@@ -207,6 +214,12 @@ def train_together(
     Raises:
         ValueError: for no models, one that is listed twice or has buffers, numbers of rates or
             seeds that do not fit, or a rate or number of steps that is not positive.
+
+    Example:
+        >>> models = [hl.MLP(64, width=16, depth=2, out_features=10) for _ in range(3)]
+        >>> losses = hl.train_together(models, hl.digits(), lr=[0.01, 0.03, 0.1], steps=20)
+        >>> losses.shape
+        torch.Size([20, 3])
     """
     if not models or len(set(map(id, models))) < len(models):
         raise ValueError("models must be different modules, at least one")
