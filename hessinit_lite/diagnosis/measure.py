@@ -68,12 +68,12 @@ class Measurement:
 
     @property
     def best_step(self):
-        """1/λ: the rate of gradient descent with the best guaranteed decrease of the loss."""
+        """1/λ, the learning rate of gradient descent with the best guaranteed decrease."""
         return 1 / self.eigenvalue if self.eigenvalue > 0 else math.inf
 
     @property
     def stability_limit(self):
-        """The learning rate 2/λ: above it, full-batch gradient descent runs away along the steepest direction."""
+        """2/λ, the rate above which full-batch gradient descent runs away."""
         return 2 * self.best_step
 
 
