@@ -11,7 +11,6 @@ import math
 import os
 import sys
 import traceback
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -26,8 +25,12 @@ from .diagnosis.report import OPTIMIZERS, report
 from .lab import data
 
 #: Data sets that --data knows, and the shape of one of their pictures.
-PICTURES = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion_mnist": (1, 28, 28)}
-PICTURES["cifar10"] = (3, 32, 32)
+PICTURES = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "fashion_mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+}
 LOSSES = {"cross_entropy": F.cross_entropy, "mse": F.mse_loss}
 EXAMPLE = """\
 example: a file mynet.py in the current folder with a function that returns the model,
@@ -80,47 +83,6 @@ def _positive(kind):
     return read
 
 
-MODEL = (
-    "function without arguments that returns a torch.nn.Module; the module is looked for in the "
-    "current folder first"
-)
-#: {option: its help}.
-OPTIONS = {
-    "data": f"{', '.join(PICTURES)}, or MODULE:FUNCTION, a function without arguments that returns "
-    "a batch (inputs, targets); digits needs no network (default: digits)",
-    "shape": "reshape every input, for instance 1,8,8 for digits as pictures",
-    "batch": "samples to draw from the data (default: 256)",
-    "loss": "mse takes labels as one-hot vectors (default: cross_entropy)",
-    "device": "auto is cuda where there is one (default: auto)",
-    "seed": "of the model's weights and of the choice of samples (default: 0)",
-    "lr": "a learning rate to judge",
-    "optimizer": "what --lr is for (default: sgd)",
-    "settle": "let the batch norm of a copy average over so many passes of the batch first",
-    "layers": 'only these layers, by name or pattern such as "blocks.*"',
-    "plot": "save the figure (png, svg, pdf; .png is added where the name has no ending)",
-    "json": "save all numbers",
-    "allow-unverified": "read CIFAR-10 files whose checksum is not the official one",
-    "progress": "show progress bars",
-    "traceback": "show where an error came from",
-}
-#: {option: what argparse is told about it}.
-HOW_TO_READ = {
-    "data": {"default": "digits", "metavar": "NAME"},
-    "shape": {"type": _shape, "metavar": "C,H,W"},
-    "batch": {"type": _positive(int), "default": 256, "metavar": "N"},
-    "loss": {"choices": LOSSES, "default": "cross_entropy"},
-    "device": {"choices": ("auto", "cpu", "cuda"), "default": "auto"},
-    "seed": {"type": _seed, "default": 0},
-    "lr": {"type": _positive(float)},
-    "optimizer": {"choices": OPTIMIZERS, "default": "sgd"},
-    "settle": {"type": _positive(int), "default": 0, "metavar": "PASSES"},
-    "layers": {"nargs": "+", "metavar": "NAME"},
-    "plot": {"metavar": "FILE"},
-    "json": {"metavar": "FILE"},
-    **dict.fromkeys(("allow-unverified", "progress", "traceback"), {"action": "store_true"}),
-}
-
-
 def parser():
     """The parser of the command line."""
     about = "Curvature of neural networks at initialization."
@@ -135,9 +97,83 @@ def parser():
         epilog=EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    diagnose.add_argument("model", metavar="MODULE:FUNCTION", help=MODEL)
-    for name, text in OPTIONS.items():
-        diagnose.add_argument(f"--{name}", help=text, **HOW_TO_READ.get(name, {}))
+    add = diagnose.add_argument
+    add(
+        "model",
+        metavar="MODULE:FUNCTION",
+        help="function without arguments that returns a torch.nn.Module; the module is looked for "
+        "in the current folder first",
+    )
+    add(
+        "--data",
+        default="digits",
+        metavar="NAME",
+        help=f"{', '.join(PICTURES)}, or MODULE:FUNCTION, a function without arguments that "
+        "returns a batch (inputs, targets); digits needs no network (default: %(default)s)",
+    )
+    add(
+        "--shape",
+        type=_shape,
+        metavar="C,H,W",
+        help="reshape every input, for instance 1,8,8 for digits as pictures",
+    )
+    add(
+        "--batch",
+        type=_positive(int),
+        default=256,
+        metavar="N",
+        help="samples to draw from the data (default: %(default)s)",
+    )
+    add(
+        "--loss",
+        choices=LOSSES,
+        default="cross_entropy",
+        help="mse takes labels as one-hot vectors (default: %(default)s)",
+    )
+    add(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="auto is cuda where there is one (default: %(default)s)",
+    )
+    add(
+        "--seed",
+        type=_seed,
+        default=0,
+        help="of the model's weights and of the choice of samples (default: %(default)s)",
+    )
+    add("--lr", type=_positive(float), help="a learning rate to judge")
+    add(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="sgd",
+        help="what --lr is for (default: %(default)s)",
+    )
+    add(
+        "--settle",
+        type=_positive(int),
+        default=0,
+        metavar="PASSES",
+        help="let the batch norm of a copy average over so many passes of the batch first",
+    )
+    add(
+        "--layers",
+        nargs="+",
+        metavar="NAME",
+        help='only these layers, by name or pattern such as "blocks.*"',
+    )
+    add(
+        "--plot",
+        metavar="FILE",
+        help="save the figure (png, svg, pdf; .png is added where the name has no ending)",
+    )
+    add("--json", metavar="FILE", help="save all numbers")
+    for name, text in (
+        ("allow-unverified", "read CIFAR-10 files whose checksum is not the official one"),
+        ("progress", "show progress bars"),
+        ("traceback", "show where an error came from"),
+    ):
+        add(f"--{name}", action="store_true", help=text)
     return main
 
 
@@ -264,9 +300,9 @@ def _batch(args):
 
 def _tensors(inputs):
     """The tensors of a batch's inputs: one, or those of a tuple or mapping."""
-    parts = inputs.values() if isinstance(inputs, Mapping) else inputs
-    parts = parts if isinstance(inputs, (Mapping, tuple, list)) else [inputs]
-    return [part for part in parts if isinstance(part, torch.Tensor)]
+    found = []
+    map_tensors(inputs, found.append)
+    return found
 
 
 def _outputs(model, inputs, args):

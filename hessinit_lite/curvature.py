@@ -25,7 +25,7 @@ from .autograd import (
     seed_of,
     weight_norm_is_wrong,
 )
-from .losses import is_torchs, output_hessian
+from .losses import CrossEntropy, is_torchs, output_hessian
 from .models import original, weight_layers
 
 
@@ -297,7 +297,7 @@ def check_batch(model, loss_fn, batch):
             raise ValueError(f"{which} is in train mode: {USE_EVAL}")
     device = next((p.device for p in model.parameters()), targets.device)
     outputs = forward(model, inputs, device)
-    if is_torchs(loss_fn, F.cross_entropy, nn.CrossEntropyLoss) and not targets.is_floating_point():
+    if is_torchs(loss_fn, *CrossEntropy.of) and not targets.is_floating_point():
         class_first = outputs.ndim > 1 and targets.shape == (outputs.shape[0], *outputs.shape[2:])
         if outputs.ndim > 2 and not class_first and targets.shape == outputs.shape[:-1]:
             outputs = outputs.movedim(-1, 1)

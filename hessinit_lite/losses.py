@@ -119,17 +119,25 @@ class CrossEntropy(OutputHessian):
     def _p(self):
         return F.softmax(self.z, dim=1)
 
+    @functools.cached_property
+    def _likeliest(self):
+        return self._p.argmax(1, keepdim=True)
+
+    @functools.cached_property
+    def _roots(self):
+        """(√p, √a)."""
+        return self._p.sqrt(), self._a.sqrt()
+
     def product(self, v):
         # H_z 1 = 0, so v may be shifted: without the likeliest class nothing cancels in p·v.
-        p, axis = self._p, 1 - self.z.ndim
-        top = p.argmax(1, keepdim=True)
+        p, top, axis = self._p, self._likeliest, 1 - self.z.ndim
         v = v - v.gather(axis, top.expand(*v.shape[: v.ndim - self.z.ndim], *top.shape))
         return p * (v - (p * v).sum(axis, keepdim=True)) * self._a
 
     def root(self, w):
         """S = √a (diag q − p qᵀ) with q = √p."""
-        q = self._p.sqrt()
-        return (q * w - self._p * (q * w).sum(1 - self.z.ndim, keepdim=True)) * self._a.sqrt()
+        (q, root_a), axis = self._roots, 1 - self.z.ndim
+        return (q * w - self._p * (q * w).sum(axis, keepdim=True)) * root_a
 
     def factors(self):
         """H_z = a D (I − q qᵀ) D with D = diag q: K − 1 columns, since its rank is K − 1.
@@ -137,16 +145,16 @@ class CrossEntropy(OutputHessian):
         q = √p is a unit vector. The Householder reflection that takes it to −e_j turns the
         projector into K − 1 columns; with j the likeliest class no digits cancel.
         """
-        q = self._p.sqrt()
+        q, root_a = self._roots
         if q.shape[1] == 1:
             return torch.zeros_like(q)[None], torch.ones_like(q).T
-        j, rows = q.argmax(1), torch.arange(len(q), device=q.device)
+        j, rows = self._likeliest[:, 0], torch.arange(len(q), device=q.device)
         v = q.clone()
         v[rows, j] += 1
         s = -v[:, :, None] * v[:, None, :] / v[rows, j][:, None, None]  # [N, c, K]
         s.diagonal(dim1=1, dim2=2).add_(1)
         s[rows, j] = s[:, -1].clone()  # column j is left out
-        s = s[:, :-1] * q[:, None, :] * self._a.sqrt()[:, :, None]
+        s = s[:, :-1] * q[:, None, :] * root_a[:, :, None]
         return s.transpose(0, 1), q.new_ones(s.shape[1], len(s))
 
 

@@ -31,7 +31,7 @@ class Run:
         """Mean loss of the last tenth of the steps; inf for a run that diverged."""
         if self.diverged:
             return math.inf
-        return float(self.losses[-max(1, len(self.losses) // 10) :].mean())
+        return float(_last_tenth(self.losses).mean())
 
 
 def train(
@@ -72,10 +72,7 @@ def train(
         >>> run.losses.shape, run.final_loss < float(run.losses[0])
         (torch.Size([100]), True)
     """
-    if not (lr > 0 and steps > 0):
-        raise ValueError(f"lr and steps must be positive, got {lr!r} and {steps!r}")
-    if not warmup >= 0:
-        raise ValueError(f"warmup must be a number of steps, 0 for none, got {warmup!r}")
+    _check_schedule(lr, steps, warmup)
     if track_every and track_batch is None:
         raise ValueError("track_every needs track_batch=(inputs, targets)")
     inputs, targets = data.train
@@ -85,7 +82,7 @@ def train(
     order = mini_batches(len(inputs), batch_size, seed, inputs.device)
     kept = [p.detach().clone() for p in model.parameters()]
     check = 50  # a look at the losses costs a transfer, so it is not taken at every step
-    for step in tqdm(range(steps), desc="training", leave=False) if progress else range(steps):
+    for step in _numbered(steps, progress):
         if track_every and step % track_every == 0:
             run.tracked_steps.append(step)
             try:
@@ -105,8 +102,7 @@ def train(
                     saved.copy_(torch.where(torch.isfinite(loss), p, saved))
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if step < warmup:
-            optimizer.param_groups[0]["lr"] = lr * min(1, (step + 1) / warmup)
+        optimizer.param_groups[0]["lr"] = lr * _share(step, warmup)
         optimizer.step()
         run.losses[step] = loss.detach()
     finite = [torch.isfinite(x).all() for x in (run.losses[: step + 1], *model.parameters())]
@@ -172,8 +168,29 @@ def final_losses(losses):
         >>> hl.final_losses(torch.tensor([[2.0, 2.0], [1.0, torch.nan]]))
         tensor([1., inf])
     """
-    last = losses[-max(1, len(losses) // 10) :].mean(0)
-    return torch.where(torch.isfinite(losses).all(0), last, math.inf)
+    return torch.where(torch.isfinite(losses).all(0), _last_tenth(losses).mean(0), math.inf)
+
+
+def _last_tenth(losses):
+    return losses[-max(1, len(losses) // 10) :]
+
+
+def _check_schedule(lr, steps, warmup):
+    """ValueError for rates or steps that are not positive, or a negative warmup."""
+    if not (all(rate > 0 for rate in torch.as_tensor(lr).flatten().tolist()) and steps > 0):
+        raise ValueError(f"lr and steps must be positive, got {lr!r} and {steps!r}")
+    if not warmup >= 0:
+        raise ValueError(f"warmup must be a number of steps, 0 for none, got {warmup!r}")
+
+
+def _numbered(steps, progress):
+    """0, 1, … of the steps, with a bar or without."""
+    return tqdm(range(steps), desc="training", leave=False) if progress else range(steps)
+
+
+def _share(step, warmup):
+    """Of the full learning rate, in a linear warm-up."""
+    return min(1, (step + 1) / warmup) if warmup else 1
 
 
 def train_together(
@@ -213,7 +230,7 @@ def train_together(
 
     Raises:
         ValueError: for no models, one that is listed twice or has buffers, numbers of rates or
-            seeds that do not fit, or a rate or number of steps that is not positive.
+            seeds that do not fit, and as `train`.
 
     Example:
         >>> models = [hl.MLP(64, width=16, depth=2, out_features=10) for _ in range(3)]
@@ -229,12 +246,11 @@ def train_together(
     for name, each in (("lr", lr), ("seed", seed)):
         if not isinstance(each, (int, float)) and len(each) != len(models):
             raise ValueError(f"{name} has {len(each)} entries for {len(models)} models")
+    _check_schedule(lr, steps, warmup)
     inputs, targets = data.train
     weights = {name: w.detach() for name, w in stack_module_state(models)[0].items()}
     like = next(iter(weights.values()))
     rates = torch.as_tensor(lr, dtype=like.dtype, device=like.device).expand(len(models))
-    if not (bool((rates > 0).all()) and steps > 0):
-        raise ValueError(f"lr and steps must be positive, got {lr!r} and {steps!r}")
     order = [
         mini_batches(len(inputs), batch_size, each, inputs.device)
         for each in ([seed] if shared else seed)
@@ -246,15 +262,14 @@ def train_together(
     gradients_and_losses = vmap(grad_and_value(loss), in_dims=(0, None, None) if shared else 0)
     stepping = optimizer(list(weights.values()), lr=1.0, **options)
     losses = like.new_empty(steps, len(models))
-    for step in tqdm(range(steps), desc="training", leave=False) if progress else range(steps):
+    for step in _numbered(steps, progress):
         rows = next(order[0]) if shared else torch.stack([next(each) for each in order])
         gradients, losses[step] = gradients_and_losses(weights, inputs[rows], targets[rows])
         before = {name: w.clone() for name, w in weights.items()}
         for name, w in weights.items():
             w.grad = gradients[name]
         stepping.step()
-        now = rates * min(1, (step + 1) / warmup) if warmup else rates
-        now = now.where(torch.isfinite(losses[step]), 0)
+        now = (rates * _share(step, warmup)).where(torch.isfinite(losses[step]), 0)
         for name, w in weights.items():  # a step of rate 1, shortened to each model's own
             own = now.view(-1, *[1] * (w.ndim - 1))
             w.copy_(torch.where(own > 0, before[name] + own * (w - before[name]), before[name]))
