@@ -45,7 +45,9 @@ _ELSEWHERE = {
     "lab.data": ("Data", "DataUnavailable", "cifar10", "digits", "fashion_mnist", "mnist"),
     "lab.explorable": ("explore",),
     "lab.networks": "EfficientNet GoogLeNet LeNet5 ResNet18 SkipGram TinyTransformer".split(),
+    "lab.probes": "Shifted digits_net many_nets seeded signals signals_and_gradients".split(),
     "lab.results": ("Results",),
+    "lab.statistics": ("Interval", "correlations", "interval", "spread"),
     "lab.tables": ("table",),
     "lab.training": ("Run", "accuracy", "final_losses", "sweep", "train", "train_together"),
 }
