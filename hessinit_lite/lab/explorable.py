@@ -155,8 +155,8 @@ class Explorable:
         self._png = draw(figure_fn, default, to_png)
 
     def __repr__(self):
-        axes = ", ".join(f"{name}={values!r}" for name, values in self.axes.items())
-        return f"explore({_function(self.figure_fn).__name__}, {axes})"
+        axes = ", ".join(f"{len(values)} of {name}" for name, values in self.axes.items())
+        return f"explore {_function(self.figure_fn).__name__}: {axes}"
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         png = base64.b64encode(self._png).decode()
