@@ -123,6 +123,7 @@ def converted(source, address="https://example.org/"):
             "book/here": {"displaymath": {"equation-eq-a": (7,)}, "exercise": {"ex": (2,)}},
             "book/there": {"displaymath": {"equation-eq-b": (8,)}, "theorem": {"thm": (4,)}}},
         titles={"book/there": title(text="There")}, found_docs={"book/here", "book/there"},
+        doc2path=lambda name: str(ROOT / name) + ".ipynb",
         get_domain={"cite": cite, "std": std}.get)
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(source, id="c")])
     return nbformat.reads(plain(env, "book/here", nbformat.writes(notebook), address), 4).cells
@@ -146,6 +147,9 @@ THERE = "https://example.org/book/there.html"
      f"> **[Theorem 4]({THERE}#thm)** (Name)\n>\n> $$ x = y $$"),
     (":::{note}\nA *word*\n:::", "> **Note**\n>\n> A *word*"),
     (":::{dropdown} Answer\n42\n:::", "<details>\n<summary>Answer</summary>\n\n42\n\n</details>"),
+    ("```{admonition} Answer\n:class: dropdown\n42\n```", "<details>\n<summary>Answer</summary>\n\n42\n\n</details>"),
+    ("```{literalinclude} ../hessinit_lite/lab/ranks/__init__.py\n:language: python\n```",
+     f"```python\n{(ROOT / 'hessinit_lite/lab/ranks/__init__.py').read_text()}```"),
     *[(same, same) for same in ("`{eq}` and `f{x}` b `c` $\\{a\\}$", "[i](https://example.com)")],
 ])
 def test_what_becomes_of_myst(myst, expected):

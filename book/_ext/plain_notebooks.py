@@ -8,6 +8,7 @@ a <details>: it holds code cells, and only a heading folds those.
 import json
 import posixpath
 import re
+from pathlib import Path
 
 from docutils.nodes import make_id
 from markdown_it.renderer import RendererHTML
@@ -129,10 +130,14 @@ class _Chapter:
         if name.startswith("prf:") and label:
             title = f" ({self.inline(title)})" if title else ""
             return _quoted(f"**{self.reference(label[1])}**{title}", content)
+        if name == "dropdown" or name == "admonition" and ":class: dropdown" in options:
+            summary = self.inline(title)
+            return f"<details>\n<summary>{summary}</summary>\n\n{content}\n\n</details>\n"
         if name in ADMONITIONS:
             return _quoted(f"**{self.inline(title) or name.capitalize()}**", content)
-        if name == "dropdown":
-            return f"<details>\n<summary>{title}</summary>\n\n{content}\n\n</details>\n"
+        if name == "literalinclude":
+            file = Path(self.env.doc2path(self.docname)).parent / title
+            return f"```python\n{file.read_text()}```\n"
         return source  # refused by markdown()
 
     def inline(self, text):
