@@ -25,7 +25,10 @@ def is_folded(cell):
 
 
 def printed(output):
-    return output.get("text", "") or output.get("data", {}).get("text/plain", "")
+    """The text that a page shows: not that of a report or slider figure, which is shown as HTML."""
+    data = output.get("data", {})
+    page = data.get("text/html", "")
+    return output.get("text", "") or ("" if page and "hessinit-table" not in page else data.get("text/plain", ""))
 
 
 def padding(source):
