@@ -87,11 +87,20 @@ def to_svg(figure):
         buffer = io.BytesIO()
         metadata = dict.fromkeys(["Creator", "Date", "Format", "Type"])
         figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
-    return _tidy(buffer.getvalue().decode())
+    return themed(buffer.getvalue().decode())
 
 
-def _tidy(svg):
-    """Drop the prologue and comments, round lengths to 0.1 points, let black follow the page."""
+#: What matplotlib lays under a figure and under its axes: white, if it is not told otherwise.
+GROUND = re.compile(
+    r'(<g id="(?:figure|axes)_\d+">\s*<g id="patch_\d+">\s*<path [^>]*?)fill: #ffffff'
+)
+
+
+def themed(svg):
+    """Matplotlib's SVG for a page: small, transparent, and what is black takes the text's colour.
+
+    Drops the prologue and comments, rounds lengths to 0.1 points.
+    """
 
     def shorter(match):
         if match[0][-1] == ")":  # scale() and matrix() stay: rounded, they would shrink the letters
@@ -101,6 +110,7 @@ def _tidy(svg):
 
     svg = re.sub(r"<!--.*?-->", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r"(?:scale|matrix)\([^)]*\)|-?\d+\.\d+", shorter, svg)
+    svg = GROUND.sub(r"\1fill: none", svg)
     # Matplotlib leaves out a fill that is black, SVG's default.
     svg = svg.replace("<svg", '<svg fill="currentColor"', 1).replace("#000000", "currentColor")
     return "\n".join(line.strip() for line in svg.splitlines() if line.strip())

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 import imagesize
 from docutils import nodes
+from inline_figures import inline
 from PIL import Image
 from plain_notebooks import plain
 from sphinx.util.nodes import clean_astext
@@ -155,6 +156,8 @@ def mend(app, pagename, templatename, context, doctree):
         if caption and f'alt="{source}"' in tag:
             text = html.escape(html.unescape(re.sub("<[^>]*>", "", caption[1])))
             tag = tag.replace(f'alt="{source}"', f'alt="{text}"')
+        if path and path.suffix == ".svg" and "jupyter_execute" in path.parts:
+            return inline(path.read_text(encoding="utf-8"), re.search(r'alt="([^"]*)"', tag)[1])
         return f'<img{late} decoding="async"{size}{tag[len("<img"):]}'
 
     if "body" in context:
