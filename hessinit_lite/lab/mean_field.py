@@ -1,13 +1,14 @@
 """The curvature that mean-field theory predicts from pairs of inputs, with no weights drawn.
 
 In a wide dense net the pre-activations of inputs i and j are Gaussian, and their covariance K_ij
-goes from layer to layer by itself. So does the inner product B_ij of the gradients of one output in
-the pre-activations of i and of j. Of a layer's Gauss-Newton block the two know all inner products,
+goes from layer to layer by itself. So do Φ_ij = F_i · F_j, of a layer's inputs, and Ψ_ij, the inner
+product of one output's gradients in the pre-activations of i and of j. They give the inner products
+of the vectors that a layer's Gauss-Newton block is made of,
 
-    r_ci · r_dj = (S_iᵀ S_j)_cd B_ij (F_i · F_j),   H_z(i) = S_i S_iᵀ,
+    r_ci · r_dj = (S_iᵀ S_j)_cd Ψ_ij Φ_ij,   H_z(i) = S_i S_iᵀ,
 
-and with them its eigenvalues, for Gaussian outputs of covariance K. (The largest one, with other
-outputs: Karakida, Akaho and Amari 2019. Σ_layers B_ij F_i·F_j is the neural tangent kernel.)
+and with them its eigenvalues, for Gaussian outputs of covariance K. (The largest one of the Fisher
+matrix: Karakida, Akaho and Amari 2019. Σ_layers Ψ_ij Φ_ij is the neural tangent kernel.)
 """
 
 import math
