@@ -45,16 +45,21 @@ def measured(model, batch, uneven=False):
     return row
 
 
-device = parallel.start(timeout=60)
-rows = []
-for width in WIDTHS:
-    model = hl.MLP(64, width, 4, 10, activation="tanh").to(device)
-    for p in model.parameters():  # every rank draws its own weights: take rank 0's
-        dist.broadcast(p.data, 0)
-    for samples in SAMPLES:
-        inputs = torch.ones(samples, 64, device=device)
-        batch = inputs, torch.zeros(samples, dtype=torch.long, device=device)
-        rows.append(measured(model, batch, dist.get_world_size() == 2 and width == WIDTHS[1]))
-if dist.get_rank() == 0:
-    with open(sys.argv[1], "w") as file:
-        json.dump(rows, file)
+def main():
+    device = parallel.start(timeout=60)
+    rows = []
+    for width in WIDTHS:
+        model = hl.MLP(64, width, 4, 10, activation="tanh").to(device)
+        for p in model.parameters():  # every rank draws its own weights: take rank 0's
+            dist.broadcast(p.data, 0)
+        for samples in SAMPLES:
+            inputs = torch.ones(samples, 64, device=device)
+            batch = inputs, torch.zeros(samples, dtype=torch.long, device=device)
+            rows.append(measured(model, batch, dist.get_world_size() == 2 and width == WIDTHS[1]))
+    if dist.get_rank() == 0:
+        with open(sys.argv[1], "w") as file:
+            json.dump(rows, file)
+
+
+if __name__ == "__main__":
+    main()
