@@ -70,7 +70,7 @@ class TestMnist:
 
     def test_walk(self):
         walk = mnist.walk(depth=3, seed=0, width=16)
-        assert walk.missed < 0.02 and walk.off_law < 0.2 and walk.over_bound < 1.02
+        assert walk.missed < 0.02 and walk.off_law < 0.5 and walk.over_bound < 1.02
         assert max(walk.decades) < 1
 
     def test_the_stored_answers_are_those_of_the_settings(self):
