@@ -96,7 +96,7 @@ def explore(figure_fn, **axes):
         ...     axes.plot(range(depth))
         ...     return figure
         >>> hl.explore(picture, depth=[2, 5, 10])
-        explore(picture, depth=[2, 5, 10])
+        explore picture: 3 of depth
     """
     if not callable(figure_fn):
         raise TypeError(f"figure_fn must be a function that returns a Figure, got {figure_fn!r}")
