@@ -38,6 +38,7 @@ from .curvature import (
     misprints,
     shards,
 )
+from .products import difference_error, draw_difference_error, measure_difference_error
 from .scales import (
     draw_embedding_scale,
     draw_largest_rate,

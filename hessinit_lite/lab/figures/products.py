@@ -52,9 +52,8 @@ def draw_difference_error(numbers, depth, activation):
     for row, (axes, dtype) in enumerate(zip(panels, ("float32", "float64"))):
         axes.plot(numbers.steps, numbers.one_sided[row], "--", color=ORANGE, label="one-sided")
         axes.plot(numbers.steps, numbers.central[row], "-", color=BLUE, label="central")
-        axes.set(xlabel="step h (distance in weight space)")
+        axes.set(xlabel="step h (distance in weight space)", ylabel="relative error of H v (ratio)")
         axes.set(title=f"{activation}, depth {depth}: {dtype}")
-    panels[0].set(ylabel="relative error of H v (ratio)")
     legend_below(figure, panels[0], 2)
     return figure
 
