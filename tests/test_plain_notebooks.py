@@ -39,7 +39,9 @@ def handed_out(path):
 
 
 def markdown(notebook):
-    return "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    """The text, without programs in it."""
+    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return re.sub(r"(?ms)^```python$.*?^```$", "", text)
 
 
 def is_answer(cell):
