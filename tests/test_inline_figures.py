@@ -25,12 +25,12 @@ def page():
     with matplotlib.rc_context({"svg.hashsalt": "test"}):
         figure.savefig(buffer, format="svg")
     stored = buffer.getvalue().decode()
-    return stored, inline(stored, "what is &lt;seen&gt;")
+    return stored, inline(stored, "what is &lt;seen&gt;", set())
 
 
 def test_black_follows_the_page_and_white_ground_is_gone(page):
     stored, shown = page
-    assert stored.count("fill: #ffffff") > shown.count("fill: #ffffff") == 3  # what is left are the markers
+    assert stored.count("fill: #ffffff") > shown.count("fill: #ffffff") == 1  # what is left are the markers
     assert "#000000" not in shown and "currentColor" in shown
     assert "#0072b2" in shown.lower()
 
@@ -46,3 +46,13 @@ def test_names_are_those_that_something_refers_to(page):
     names = set(re.findall(r' id="([^"]*)"', page[1]))
     referred = set(re.findall(r'(?:href="#|url\(#)([^")]*)', page[1]))
     assert names == referred and names
+
+
+def test_the_next_figure_of_a_page_does_not_draw_its_letters_again(page):
+    stored, first = page
+    letters = set()
+    assert inline(stored, "what is &lt;seen&gt;", letters) == first
+    second = inline(stored, "", letters)
+    assert letters == set(re.findall('<path id="(DejaVu[^"]*)"', first)) and letters
+    assert "<path id=\"DejaVu" not in second and 'href="#DejaVu' in second
+    assert inline(stored, "what is &lt;seen&gt;", set()) == first

@@ -144,6 +144,7 @@ def mend(app, pagename, templatename, context, doctree):
     Where a notebook's cell gives its figure no alternative text, the caption below is taken.
     """
     paths = {name: Path(app.srcdir) / path for path, name in app.builder.images.items()}
+    letters = set()  # drawn in the page's figures so far
 
     def mend_image(match):
         tag, source = match[0], html.unescape(re.search(r'\bsrc="([^"]*)"', match[0])[1])
@@ -157,7 +158,7 @@ def mend(app, pagename, templatename, context, doctree):
             text = html.escape(html.unescape(re.sub("<[^>]*>", "", caption[1])))
             tag = tag.replace(f'alt="{source}"', f'alt="{text}"')
         if path and path.suffix == ".svg" and "jupyter_execute" in path.parts:
-            return inline(path.read_text(encoding="utf-8"), re.search(r'alt="([^"]*)"', tag)[1])
+            return inline(path.read_text(encoding="utf-8"), re.search(r'alt="([^"]*)"', tag)[1], letters)
         return f'<img{late} decoding="async"{size}{tag[len("<img"):]}'
 
     if "body" in context:
