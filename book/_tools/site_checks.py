@@ -124,7 +124,7 @@ _CUT = """() => {
     if (screenReader || style.display.startsWith("inline") && !node.clientWidth) continue;
     const kind = node.matches("pre.columns") ? "columns" : node.matches("pre") ? (node.closest(".cell_output") ? "output" : "code")
       : node.matches(".math, mjx-container") ? "formula" : node.querySelector(":scope > table") ? "table"
-      : node.querySelector("img, svg.figure") ? "figure" : "other";
+      : node.querySelector("img, .cell_output svg") ? "figure" : "other";
     found.push([kind, /auto|scroll/.test(style.overflowX), node.textContent.trim().slice(0, 80)]);
   }
   return found;
