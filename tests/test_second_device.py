@@ -59,6 +59,10 @@ QUESTIONS = {
     "layer_gradients": (lambda c: hl.layer_gradients(c.model, LOSS, c.batch), 3),
     "layer_norms of Frobenius": (lambda c: hl.layer_norms(c.model, LOSS, c.batch, norm="frobenius"), 5),
     "layer_norms of the gradient": (lambda c: hl.layer_norms(c.model, LOSS, c.batch, norm="gradient"), 7),
+    "signals": (lambda c: hl.signals(c.model, c.batch[0]), 0),
+    "signals_and_gradients": (lambda c: hl.signals_and_gradients(c.model, c.batch, LOSS), 1),
+    "many_nets": (lambda c: hl.many_nets([8, 8, 8], 5, generator=c.generator), 0),
+    "correlations": (lambda c: hl.correlations(c.batch[0][:, 2:4], c.batch[0][:, 4:7]), 0),
     "accuracy": (lambda c: hl.accuracy(c.model, c.batch), 1),
     "draw_negatives": (lambda c: hl.draw_negatives(c.batch[1].bincount(minlength=10), (40,), c.generator), 1),
     "docstrings' batch": (lambda c: hl.docstrings(("numpy",)).to(c.batch[0].device).batch(20, 3, 4, c.generator), 0),
@@ -84,7 +88,7 @@ LANCZOS = {
 NO_TENSORS = {  # numbers in, numbers out, or what is read from files; data move with `.to`
     "weight_layers", "explore", "correlation_map", "correlation_profile", "cross_moments", "dropout_factor",
     "edge_of_chaos", "fixed_point", "fluctuation_profile", "gain", "gradient_profile", "second_moments",
-    "table", "variance_profile", "mnist", "fashion_mnist", "cifar10", "text8",
+    "table", "variance_profile", "seeded", "digits_net", "spread", "interval", "mnist", "fashion_mnist", "cifar10", "text8",
 }
 
 

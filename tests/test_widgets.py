@@ -13,9 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 # Every live cell of every chapter, each control moved once. Frames are not what is tested here: an
 # empty drawing stands for each, the panel's own figures are real.
 SCRIPT = """
+import ast
 import sys
 import ipywidgets
 import nbformat
+import torch
 import hessinit_lite as hl
 from hessinit_lite.lab import explorable
 from hessinit_lite.plots import to_svg
@@ -24,9 +26,14 @@ draw = explorable.draw
 empty = '<svg viewBox="0 0 1 1"></svg>'
 panels = 0
 for path in sys.argv[2:]:
-    names = {"hl": hl, "device": "cpu"}
+    names, own = {"hl": hl, "torch": torch, "device": "cpu"}, {}
     for cell in nbformat.read(path, 4).cells:
+        tree = ast.parse("" if "%" in cell.source or cell.cell_type != "code" else cell.source)
+        own |= {node.name: cell.source for node in tree.body[:1] if isinstance(node, ast.FunctionDef) and len(tree.body) == 1}
         if cell.cell_type == "code" and "hl.explore(" in cell.source:
+            for name in own:  # the figure's function, where the chapter has its own
+                if name + "," in cell.source:
+                    exec(own[name], names)
             explorable.draw = lambda f, values, kind: empty if kind is to_svg else draw(f, values, kind)
             exec(cell.source, names)
         if "live" in cell.metadata.get("tags", []):
