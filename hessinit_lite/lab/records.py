@@ -5,6 +5,8 @@ import textwrap
 
 import torch
 
+from .data import DataUnavailable
+
 
 def fastest_device():
     """ "cuda" where there is a GPU, else "cpu"."""
@@ -28,6 +30,26 @@ def fingerprint(data):
     found = hashlib.sha256((inputs * 255).round().to(torch.int16).numpy().tobytes())
     found.update(targets.numpy().tobytes())
     return found.hexdigest()[:16]
+
+
+def marked(settings, name_of, load, known):
+    """The settings; those on other data than the stored answers' name their fingerprint.
+
+    Of data that cannot be had there are none, and a line says so.
+
+    Args:
+        settings: dicts.
+        name_of: from a setting to its data's name.
+        load: from a name to the Data.
+        known: {name: fingerprint of the data that the stored answers are of}.
+    """
+    try:
+        marks = {name: fingerprint(load(name)) for name in {name_of(s) for s in settings}}
+    except DataUnavailable as error:
+        print(f"left out: {error}")
+        return []
+    same = {name for name, mark in marks.items() if known[name] == mark}
+    return [s if name_of(s) in same else {**s, "fingerprint": marks[name_of(s)]} for s in settings]
 
 
 def answered(stored, function, settings, compute=True, device="cpu", progress=False):

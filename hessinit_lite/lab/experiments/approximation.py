@@ -16,6 +16,7 @@ from ...spectrum import top_eigenvalues
 from ..data import Data, cifar10, digits, mnist
 from ..networks import EfficientNet, GoogLeNet, LeNet5, ResNet18
 from ..probes import digits_net, seeded
+from ..records import rounded
 from ..results import Results
 from ..statistics import interval
 from ..training import train
@@ -233,7 +234,7 @@ def at_start(data, net, activation, width, seed, samples, dtype, norm=True, devi
     )
     layers = chosen_layers(net, model)
     found = torch.stack([theorem_1(model, batch, layer, generator) for layer in layers])
-    return dict(zip(("hessian", "kept", "block"), map(_six_digits, found.T.tolist())))
+    return dict(zip(("hessian", "kept", "block"), map(rounded, found.T.tolist())))
 
 
 def in_training(
@@ -274,9 +275,9 @@ def in_training(
             norms.append(top_eigenvalues(block, rtol=0.05, generator=generator)[0][0].abs())
         columns = torch.stack(measured).T.tolist() + [torch.stack(norms).tolist()]
         for key, column in zip(("hessian", "kept", "block", "norm"), columns):
-            found[key].append(_six_digits(column))
+            found[key].append(rounded(column))
         found["step"].append(i * steps)
-        found["loss"] += _six_digits([float(block.loss)])
+        found["loss"] += rounded([float(block.loss)])
     return found
 
 
@@ -397,7 +398,3 @@ def cross_blocks(net, activation, seed, device="cpu"):
     scale = found[0].diagonal().clone().sqrt()
     found[0] /= scale[:, None] * scale
     return found
-
-
-def _six_digits(values):
-    return [float(f"{x:.6g}") for x in values]

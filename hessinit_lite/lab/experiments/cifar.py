@@ -19,9 +19,9 @@ from ...models import weight_layers
 from ...principle import hessian_init_
 from ...schemes import init_
 from ...spectrum import gradient_quotient
-from ..data import Data, DataUnavailable, cifar10, digits, mnist
+from ..data import Data, cifar10, digits, mnist
 from ..networks import LeNet5, ResNet18
-from ..records import answered, fastest_device, fingerprint, rounded
+from ..records import answered, fastest_device, marked, rounded
 from ..results import Results
 from ..training import train
 
@@ -275,16 +275,6 @@ LENET_MNIST = [
 ]
 
 
-def _marked(settings, kind, device):
-    """The settings; those on other data than the stored answers' name them. None: no such data."""
-    try:
-        found = fingerprint(pictures(kind, False, device))
-    except DataUnavailable as error:
-        print(f"left out: {error}")
-        return []
-    return settings if found == KNOWN[kind] else [{**s, "fingerprint": found} for s in settings]
-
-
 def run(size="quick", progress=False):
     """Compute what is not stored yet, and return a Found.
 
@@ -312,7 +302,9 @@ def _found(size, compute, progress):
     resnet, lenet, on_mnist = (Results(name, size, fresh=fresh) for name in names)
 
     def pairs(where, function, settings, kind):
-        settings = _marked(settings, kind, device) if compute else settings
+        if compute:
+            load = functools.partial(pictures, standardize=False, device=device)
+            settings = marked(settings, lambda setting: kind, load, KNOWN)
         return answered(where, function, settings, compute, device, progress)
 
     def resnets(**setting):

@@ -17,9 +17,9 @@ from ...chain_rule import NORMS, layer_norms
 from ...models import MLP
 from ...principle import hessian_init_
 from ...schemes import init_
-from ..data import Data, DataUnavailable, cifar10, digits, fashion_mnist, mnist
+from ..data import Data, cifar10, digits, fashion_mnist, mnist
 from ..probes import signals
-from ..records import answered, fastest_device, fingerprint, rounded
+from ..records import answered, fastest_device, marked, rounded
 from ..results import Results
 from ..statistics import interval
 from ..training import accuracy, train_together
@@ -287,19 +287,6 @@ def best_rates(swept, starts):
     return best
 
 
-def _with_fingerprints(settings, device):
-    """The settings; those on other data than the stored answers' name them. None: no such data."""
-    try:
-        marks = {name: fingerprint(load(name, device)) for name in {s["data"] for s in settings}}
-    except DataUnavailable as error:
-        print(f"left out: {error}")
-        return None
-    return [
-        {**s, "fingerprint": marks[s["data"]]} if KNOWN[s["data"]] != marks[s["data"]] else s
-        for s in settings
-    ]
-
-
 def run(size="quick", progress=False):
     """Compute what is not stored yet, and return a Found.
 
@@ -328,8 +315,10 @@ def _found(size, compute, progress):
     function = functools.partial(experiment, device=device)
 
     def pairs(where, settings):
-        settings = _with_fingerprints(settings, device) if compute else settings
-        return answered(where, function, settings or [], compute, device, progress)
+        if compute:
+            data_of = functools.partial(load, device=device)
+            settings = marked(settings, lambda setting: setting["data"], data_of, KNOWN)
+        return answered(where, function, settings, compute, device, progress)
 
     table = collected(pairs(first, table_settings(size)))
     shorter = collected(pairs(fewer, shorter_settings() if size == "full" else []))
