@@ -6,6 +6,7 @@ base with a learning rate of its own for each layer, in proportion to 1/norm. Ra
 three seeds, factors of 4 first and then of 2 around the best, and judged on ten others.
 """
 
+import copy
 import math
 from functools import partial
 
@@ -116,10 +117,7 @@ def compare(data, depth, width, activation, optimizer, base, change, steps):
     def mean_loss(rates):
         """{rate: mean final loss over the tuning seeds; inf if one of them diverges}"""
         runs = [(rate, seed) for rate in rates for seed in TUNING]
-        models = []
-        for _, seed in runs:
-            models.append(MLP(data.train[0][0].numel(), width, depth, 10, activation=activation))
-            models[-1].load_state_dict(tuned[seed][0].state_dict())
+        models = [copy.deepcopy(tuned[seed][0]) for _, seed in runs]
         factors = [tuned[seed][2] for _, seed in runs] if change == "rates" else None
         each, seeds = [rate for rate, _ in runs], [seed for _, seed in runs]
         found = outcome(models, data, each, steps, seeds, optimizer, factors)
