@@ -18,7 +18,7 @@ from other_machines import NOTEBOOKS
 from playwright.sync_api import sync_playwright
 from pybtex.database import parse_string
 from sphinx.errors import ExtensionError
-from test_site import BUILD, HTML, NO_BROWSER, ROOT, site_checks
+from test_site import BUILD, HTML, NO_BROWSER, ROOT, site_checks, without_programs
 
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
 from book_site import addresses, fill_repository  # noqa: E402
@@ -40,8 +40,7 @@ def handed_out(path):
 
 def markdown(notebook):
     """The text, without programs in it."""
-    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    return re.sub(r"(?ms)^```python$.*?^```$", "", text)
+    return without_programs("\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown"))
 
 
 def is_answer(cell):

@@ -326,6 +326,11 @@ def test_search_finds_a_word_without_a_server(visit):
     assert seen.errors == [] and seen.outside == []
 
 
+def without_programs(text):
+    """Markdown without the programs in it, whose brackets are no links."""
+    return re.sub(r"(?ms)^```python$.*?^```", "", text)
+
+
 @pytest.mark.parametrize("query, page, others", [
     ("xavier", "02-variance-flow", 4), ("kaiming", "03-activations", 4), ("adamw", "17-sharpness", 8),
     ("warm-up", "17-sharpness", 12), ("newton", "09-hessian-chain-rule", len(PAGES)),
@@ -404,8 +409,7 @@ class TestFork:
         """There they are anchors that exist; a notebook that is read elsewhere has no neighbours."""
         cells = json.loads((fork / "_sources" / f"{page}.ipynb").read_text())["cells"]
         text = [line for cell in cells if cell["cell_type"] == "markdown" for line in cell["source"]]
-        text = re.sub(r"(?ms)^```python$.*?^```", "", "".join(text))
-        found = re.findall(r"\]\(([^)\s]+)\)", text)
+        found = re.findall(r"\]\(([^)\s]+)\)", without_programs("".join(text)))
         assert all(address.startswith("https://") for address in found)
         inside = [each.removeprefix(self.BOOK) for each in found if each.startswith(self.BOOK)]
         broken = (site_checks.broken(fork, Path(), address) for address in inside)
