@@ -8,10 +8,13 @@ import importlib
 
 from . import parallel
 from .chain_rule import layer_blocks, layer_gradients, layer_norms, layer_spectra, layer_traces
+from .critical import CriticalRate, critical_rate
 from .curvature import gauss_newton, hessian
 from .losses import output_curvature
 from .models import ACTIVATIONS, MLP, weight_layers
+from .preconditioner import adam_preconditioner, preconditioned
 from .principle import InitReport, hessian_init_
+from .scaling import mup_groups, scale_branches_, width_multipliers
 from .schemes import SCHEMES, init_
 from .spectrum import (
     Estimate,
@@ -41,15 +44,17 @@ __version__ = "0.1.0"
 
 _ELSEWHERE = {
     "diagnosis": ("CurvatureReport", "report"),
-    "lab.corpus": ("Corpus", "docstrings", "draw_negatives", "text8"),
+    "lab.corpus": ("Corpus", "docstrings", "draw_negatives", "python_text", "text8"),
     "lab.data": ("Data", "DataUnavailable", "cifar10", "digits", "fashion_mnist", "mnist"),
     "lab.explorable": ("explore",),
+    "lab.laboratory": ("Laboratory", "laboratory"),
     "lab.networks": "EfficientNet GoogLeNet LeNet5 ResNet18 SkipGram TinyTransformer".split(),
     "lab.probes": "Shifted digits_net many_nets seeded signals signals_and_gradients".split(),
     "lab.results": ("Results",),
     "lab.statistics": ("Interval", "correlations", "interval", "spread"),
-    "lab.tables": ("table",),
+    "lab.transformers": ("GPT", "ViT"),
     "lab.training": ("Run", "accuracy", "final_losses", "sweep", "train", "train_together"),
+    "tables": ("table",),
 }
 _HOME = {name: module for module, names in _ELSEWHERE.items() for name in names}
 _MODULES = {"figures": "lab.figures", "results": "lab.results", "plots": "plots"}

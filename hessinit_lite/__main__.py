@@ -147,7 +147,8 @@ def parser():
         "--optimizer",
         choices=OPTIMIZERS,
         default="sgd",
-        help="what --lr is for (default: %(default)s)",
+        help="what --lr is for; for adam and adamw the report measures Adam's first step, and "
+        "proposes a rate (default: %(default)s)",
     )
     add(
         "--settle",

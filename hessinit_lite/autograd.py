@@ -54,9 +54,17 @@ def call(model, inputs):
     return logits
 
 
-def _random_states(device):
+def random_states(device):
+    """The states of torch's own generators, of the host and of `device`."""
     states = [torch.get_rng_state()]
     return [*states, torch.cuda.get_rng_state(device)] if device.type == "cuda" else states
+
+
+def set_random_states(states, device):
+    """Undo what was drawn since `random_states`."""
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
 
 
 def forward(model, inputs, device):
@@ -64,15 +72,13 @@ def forward(model, inputs, device):
 
     Both are put back, and the pass is the same in every call or refused.
     """
-    states, buffers = _random_states(device), []
+    states, buffers = random_states(device), []
     if any(module.training for module in model.modules()):
         buffers = [(name, b, b._version, b.clone()) for name, b in model.named_buffers()]
     with twice_differentiable(model):
         outputs = call(model, map_tensors(inputs, torch.clone))  # it may change them in place
-    if any(not torch.equal(a, b) for a, b in zip(states, _random_states(device))):
-        torch.set_rng_state(states[0])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(states[1], device)
+    if any(not torch.equal(a, b) for a, b in zip(states, random_states(device))):
+        set_random_states(states, device)
         what = "the model draws random numbers in its forward pass (dropout in train mode?)"
         raise ValueError(f"{what}: {USE_EVAL}")
     changed = [(name, b, old) for name, b, version, old in buffers if b._version != version]

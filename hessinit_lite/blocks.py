@@ -59,7 +59,7 @@ class Block:
     def _columns(self):
         """The unit vectors and their products, [P, 64] at a time: the block, in P products."""
         chunks = torch.arange(self.shape[0], device=self.device).split(64)
-        for rows in tqdm(chunks, desc="columns", leave=False, delay=2):
+        for rows in tqdm(chunks, desc="columns", leave=False, delay=2, disable=len(chunks) <= 4):
             units = torch.zeros(self.shape[0], len(rows), dtype=self.dtype, device=self.device)
             units[rows, torch.arange(len(rows), device=self.device)] = 1
             yield units, self._units().matmat(units)
@@ -148,10 +148,14 @@ class _Part:
 def _balanced(factor):
     """The factor over 2^p, and p: with entries of order 1 its squares neither under- nor overflow.
 
-    A power of 2 rounds nothing; 2^±126 still has an inverse in float32.
+    A power of 2 rounds nothing, and within the limit it has an inverse (2^±126 in float32).
     """
     low, high = torch.aminmax(factor)
-    power = torch.frexp(torch.maximum(high, -low)).exponent.clamp(-126, 126)
+    limit = math.frexp(torch.finfo(factor.dtype).max)[1] - 2
+    power = torch.frexp(torch.maximum(high, -low)).exponent.clamp(-limit, limit)
+    # Entries near 1 need no copy; only a CPU can be asked without waiting for it.
+    if factor.device.type == "cpu" and abs(int(power)) <= 10:
+        return factor, torch.zeros_like(power)
     return factor * torch.exp2(-power.to(factor.dtype)), power
 
 
@@ -206,9 +210,18 @@ class LayerBlock(Block):
         """
         return self._back(self._coordinates(direction.flatten()), 1)
 
+    def _by_sample(self):
+        """Γ as [N, C, T · d_out], a sample's columns side by side in memory.
+
+        Batched products with a vector read it fastest so, the vector on the left.
+        """
+        columns = self._curvature.transpose(0, 1).contiguous()
+        self._curvature = columns.transpose(0, 1)
+        return columns.flatten(2)
+
     def _project(self, matrices):
-        images = torch.einsum("nti,koi->knto", self._inputs, matrices)
-        return torch.einsum("cnto,knto->kcn", self._curvature, images)
+        images = torch.einsum("nti,koi->nkto", self._inputs, matrices).flatten(2)
+        return torch.bmm(images, self._by_sample().mT).permute(1, 2, 0)
 
     def _back(self, tensor, times):
         """What was made with `times` pairs of balanced factors, times 2^(power · times)."""
@@ -221,13 +234,11 @@ class LayerBlock(Block):
         """H_w(k)[V, V] of Theorem 1 for V in the weight's shape: a tensor without dimension."""
         return self._scaled((self.signs * self._coordinates(direction.flatten()) ** 2).sum())
 
-    def combine(self, y):
-        """The sums Σ_cn y_cn r_cn for each of y [K, C, N], as [K, P]."""
-        return self._back(self._combine(y), 1)
-
     def _combine(self, y):
-        pulled = torch.einsum("kcn,cnto->knto", y, self._curvature)
-        return self._vectors(torch.einsum("knto,nti->koi", pulled, self._inputs))
+        """The sums Σ_cn y_cn r_cn for each of y [K, C, N], as [K, P]."""
+        pulled = torch.bmm(y.permute(2, 0, 1).contiguous(), self._by_sample())
+        pulled = pulled.unflatten(2, self._curvature.shape[2:])
+        return self._vectors(torch.einsum("nkto,nti->koi", pulled, self._inputs))
 
     def _products(self, vectors):
         """Of rows [K, P], in units of 4^power."""
@@ -353,8 +364,7 @@ class _Gram:
     """RᵀR of a `LayerBlock` over 4^power: entries (F_n·F_m)(Γ_cn·Γ_dm), never formed."""
 
     def __init__(self, block):
-        self.inputs = block._inputs[:, 0]
-        self.curvature = block._curvature[:, :, 0].transpose(0, 1).contiguous()  # [N, C, d_out]
+        self.inputs, self.curvature = block._inputs[:, 0], block._by_sample()  # [N, C, d_out]
         samples, width = self.inputs.shape
         # F Fᵀ times a matrix [N, d_out], in whichever order is cheaper.
         self.similarity = self.inputs @ self.inputs.T if samples < 2 * width else None
@@ -362,10 +372,9 @@ class _Gram:
         self.dtype, self.device = block.dtype, block.device
 
     def __matmul__(self, vector):
-        y = vector.view(len(self.curvature), 1, -1)
-        pulled = torch.bmm(y, self.curvature)[:, 0]
+        pulled = torch.bmm(vector.view(len(self.curvature), 1, -1), self.curvature)[:, 0]
         if self.similarity is not None:
             mixed = self.similarity @ pulled
         else:
             mixed = self.inputs @ (self.inputs.T @ pulled)
-        return torch.bmm(self.curvature, mixed[:, :, None]).flatten()
+        return torch.bmm(mixed[:, None], self.curvature.mT).flatten()

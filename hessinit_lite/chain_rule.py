@@ -21,11 +21,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .autograd import pull_back
 from .blocks import Block, EmbeddingBlock, LayerBlock
-from .curvature import check_batch, each_batch, gauss_newton, is_loader
+from .columns import factor_gradients
+from .curvature import check_batch, each_batch, gauss_newton, gauss_newton_blocks, is_loader
 from .losses import output_hessian
-from .models import WEIGHT_LAYERS, matching, original, refuse_computed
+from .many_classes import ManyClassBlock, sampled_traces
+from .models import WEIGHT_LAYERS, check_generator, matching, original, refuse_computed
 from .spectrum import Estimate, frobenius_norm, trace
 
 NORMS = ("spectral", "frobenius", "gradient")
@@ -200,30 +201,10 @@ def _join(tensors, axis):
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=axis)
 
 
-def _factor_gradients(outputs, us, s, memory):
-    """Gradients of the columns of S in each of `us`, a chunk of classes at a time.
-
-    Yields lists of (Γ [chunk, N, ...], apart) for each u. apart: do samples not see each other
-    between u and the outputs? Where they do not, a weight on each sample of any column is one on
-    its Γ. The column that is tried is a random mix of all.
-    """
-    generator = torch.Generator(s.device).manual_seed(0)
-    mix = torch.randn(len(s), 1, 1, dtype=s.dtype, device=s.device, generator=generator)
-    weights = torch.randn(s.shape[1], 1, dtype=s.dtype, device=s.device, generator=generator)
-    tried = (mix * s).sum(0, keepdim=True)
-    columns = torch.cat([weights * tried, tried, s])
-    chunk = max(3, memory // sum(2 * u.numel() * u.element_size() for u in us))
-    apart = None
-    for part in columns.split(chunk):
-        gradients = pull_back([outputs], us, [part], batched=True)
-        if apart is None:
-            errors = [(g[0].flatten(1) - weights * g[1].flatten(1)).norm() for g in gradients]
-            norms = [g[0].norm() for g in gradients]
-            pairs = zip(*torch.stack([torch.stack(errors), torch.stack(norms)]).tolist())
-            tolerance = 4 * torch.finfo(s.dtype).eps ** 0.5
-            apart = [error <= tolerance * norm for error, norm in pairs]
-            gradients = [g[2:] for g in gradients]
-        yield list(zip(gradients, apart))
+def _check_gradients():
+    if not torch.is_grad_enabled():
+        why = "the layers' curvature is computed by backward passes"
+        raise ValueError(f"{why}: call this outside of torch.no_grad()")
 
 
 def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28, layers=None):
@@ -256,9 +237,7 @@ def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28, laye
         >>> {name: block.shape for name, block in blocks.items()}
         {'layers.0.bias': (3, 3), 'layers.1.bias': (2, 2)}
     """
-    if not torch.is_grad_enabled():
-        why = "the layers' curvature is computed by backward passes"
-        raise ValueError(f"{why}: call this outside of torch.no_grad()")
+    _check_gradients()
     model = original(model)
     chosen = _chosen(model, parameters, layers)
     if is_loader(batch):
@@ -269,52 +248,66 @@ def layer_blocks(model, loss_fn, batch, parameters="weights", memory=2**28, laye
 def _blocks_of_batch(model, loss_fn, batch, memory, chosen):
     """(what the loss's mean divides by, {key: block}) of one batch."""
     plain = {m for m, _, _ in chosen.values() if _is_plain(m)}
+    # Dense layers in between are not asked for, but the columns pass through them.
+    plain |= {m for m in model.modules() if type(m) is nn.Linear and _is_plain(m)}
     outputs, calls = _run_and_listen(model, loss_fn, batch, plain)
     curve = output_hessian(loss_fn, outputs, batch[1])
-    samples, uses = len(outputs), _uses(outputs)
-    covered = {
+    covered = _covered(chosen, calls, outputs)
+    many = outputs.ndim > 1 and outputs.shape[1] * outputs.nbytes > memory
+    fits = outputs.ndim == 2 and not many
+    layers = dict.fromkeys(m for m, _ in covered.values()) if fits else {}
+    blocks = {}
+    if layers:
+        s, signs = curve.factors()
+        fed = {m: [x.detach() for x, _ in calls[m]] for m in layers}
+        factors = {key: _factors(m, name, fed[m]) for key, (m, name) in covered.items()}
+        stored, done = {}, 0
+        us = [u for m in layers for _, u in calls[m]]
+        for found in map(iter, factor_gradients(outputs, calls, us, s, memory)):
+            of = {m: [next(found) for _ in calls[m]] for m in layers}
+            places = {m: _join([_places(m, g, 2) for g, _ in of[m]], 2) for m in layers}
+            for key, (m, _) in covered.items():
+                g = factors[key][1](places[m])
+                if key not in stored:  # a sample's columns side by side, as its block reads them
+                    stored[key] = g.new_empty(g.shape[1], len(s), *g.shape[2:]).transpose(0, 1)
+                stored[key][done : done + len(g)] = g
+            done += len(g)
+        for key, (m, _) in covered.items():
+            if all(apart for _, apart in of[m]):
+                inputs, _, tokens = factors[key]
+                held = inputs, stored.pop(key), signs
+                table = (tokens, tuple(m.weight.shape))
+                blocks[key] = LayerBlock(*held) if tokens is None else EmbeddingBlock(*held, *table)
+    rest = {key: name for key, (_, _, name) in chosen.items() if key not in blocks}
+    products = gauss_newton_blocks(model, loss_fn, batch, rest.values()) if rest else {}
+    for key, found in zip(rest, products.values()):
+        blocks[key] = ManyClassBlock(found, outputs.numel()) if many else Block(found)
+    return curve.mass, {key: blocks[key] for key in chosen}
+
+
+def _covered(chosen, calls, outputs):
+    """{key: (module, attribute)} of what is `chosen` and has factors."""
+    uses = _uses(outputs)
+    return {
         key: (m, attribute)
         for key, (m, attribute, _) in chosen.items()
         if attribute in ("weight", "bias")
         and calls.get(m)
         and uses[getattr(m, attribute)] == len(calls[m])  # else used elsewhere, too
-        and all(_fits(m, x, samples) for x, _ in calls[m])
+        and all(_fits(m, x, len(outputs)) for x, _ in calls[m])
     }
-    fits = outputs.ndim == 2 and outputs.shape[1] * outputs.nbytes <= memory
-    layers = dict.fromkeys(m for m, _ in covered.values()) if fits else {}
-    blocks = {}
-    if layers:
-        s, signs = curve.factors()
-        fed = {m: [x for x, _ in calls[m]] for m in layers}
-        factors = {key: _factors(m, name, fed[m]) for key, (m, name) in covered.items()}
-        stored = {key: [] for key in covered}
-        us = [u for m in layers for _, u in calls[m]]
-        for found in map(iter, _factor_gradients(outputs, us, s, memory)):
-            of = {m: [next(found) for _ in calls[m]] for m in layers}
-            places = {m: _join([_places(m, g, 2) for g, _ in of[m]], 2) for m in layers}
-            for key, (m, _) in covered.items():
-                stored[key].append(factors[key][1](places[m]))
-        for key, (m, _) in covered.items():
-            if all(apart for _, apart in of[m]):
-                inputs, _, tokens = factors[key]
-                held = inputs, _join(stored.pop(key), 0), signs
-                table = (tokens, tuple(m.weight.shape))
-                blocks[key] = LayerBlock(*held) if tokens is None else EmbeddingBlock(*held, *table)
-    for key, (_, _, name) in chosen.items():
-        if key not in blocks:
-            blocks[key] = Block(gauss_newton(model, loss_fn, batch, layer=name))
-    return curve.mass, {key: blocks[key] for key in chosen}
 
 
 def _run_and_listen(model, loss_fn, batch, layers):
     """The outputs, and {layer: [(input, output) of each call]} if one tensor each time."""
-    calls, odd = {m: [] for m in layers}, set()
+    calls, odd, versions = {m: [] for m in layers}, set(), {}
 
     def capture(layer, args, kwargs, output):
         if kwargs or len(args) != 1 or not isinstance(args[0], torch.Tensor):
             odd.add(layer)
             return None
-        calls[layer].append((args[0].detach(), output))
+        calls[layer].append((args[0], output))
+        versions[args[0]] = args[0]._version
         return output.clone()  # so that an in-place activation leaves our u = W z + b alone
 
     hooks = [layer.register_forward_hook(capture, with_kwargs=True) for layer in layers]
@@ -323,6 +316,8 @@ def _run_and_listen(model, loss_fn, batch, layers):
     finally:
         for hook in hooks:
             hook.remove()
+    changed = {x for x, version in versions.items() if x._version != version}  # F is lost
+    odd |= {m for m, found in calls.items() if any(x in changed for x, _ in found)}
     return outputs, {m: found for m, found in calls.items() if m not in odd}
 
 
@@ -370,7 +365,7 @@ def layer_gradients(model, loss_fn, batch, parameters="weights", layers=None):
             how = "freeze them (requires_grad=False) or pick other layers"
             raise ValueError(f"the loss does not depend on {', '.join(unused)}: {how}")
         mass = output_hessian(loss_fn, outputs, part[1]).mass
-        return mass, [g.to_dense() if g.is_sparse else g for g in found]
+        return mass, [g.to_dense() for g in found]
 
     if not is_loader(batch):
         return dict(zip(weights, gradients(batch)[1]))
@@ -391,62 +386,96 @@ def _spectra(blocks, k, rtol):
         yield name, values, bounds
 
 
-def _estimated_traces(model, loss_fn, batch, names):
-    """{name: Estimate} of the traces of blocks from random columns of the root of H_z.
+def _sampled_traces(model, loss_fn, batch, chosen, samples, generator):
+    """{key: Estimate} of traces from random columns of the root of H_z (see `many_classes`).
 
-    H_z = S Sᵀ and random signs w give r = Jᵀ S w with E ‖r‖² = tr Jᵀ H_z J: one backward pass for
-    all layers and each draw. None where the loss has no root in closed form.
+    None where the loss has no root in closed form.
     """
-    parameters = [model.get_parameter(name) for name in names]
+    plain = {m for m, _, _ in chosen.values() if _is_plain(m)}
 
-    def squares(part):
-        outputs, _ = check_batch(model, loss_fn, part)
+    def of_batch(part):
+        outputs, calls = _run_and_listen(model, loss_fn, part, plain)
         curve = output_hessian(loss_fn, outputs, part[1])
+        covered = _covered(chosen, calls, outputs)
+
+        def layer(key, m, attribute):
+            if key not in covered:
+                return getattr(m, attribute), (), None
+            inputs, fold, _ = _factors(m, attribute, [x.detach() for x, _ in calls[m]])
+            places = lambda gradients: _join([_places(m, g[None], 2) for g in gradients], 2)
+            ends = tuple(u for _, u in calls[m])
+            return getattr(m, attribute), ends, lambda found: (inputs, fold(places(found))[0])
+
         if curve.root is None:
             return None
-        generator = torch.Generator(outputs.device).manual_seed(0)
-        found = []
-        for _ in range(ESTIMATED_FROM):
-            w = torch.empty_like(outputs, requires_grad=False)
-            w = curve.root(w.bernoulli_(0.5, generator=generator) * 2 - 1)
-            gradients = pull_back([outputs], parameters, [w], batched=False)
-            found.append(torch.stack([g.double().square().sum() for g in gradients]))
-        return curve.mass, torch.stack(found)
+        layers = {key: layer(key, m, attribute) for key, (m, attribute, _) in chosen.items()}
+        return curve.mass, *sampled_traces(outputs, curve, layers, samples, generator)
 
-    loader = batch if is_loader(batch) else [batch]
-    results = [result for _, result in each_batch(loader, model, squares)]
-    if None in results:
+    batches = each_batch(batch, model, of_batch) if is_loader(batch) else [(0, of_batch(batch))]
+    found = [each for _, each in batches]
+    if None in found:
         return None
-    total = sum(mass for mass, _ in results)
-    values = sum(mass / total * found for mass, found in results)  # [draws, layers]
-    pairs = torch.stack([values.mean(0), values.std(0) / len(values) ** 0.5]).T.tolist()
-    return {name: Estimate(*pair) for name, pair in zip(names, pairs)}
+    total = sum(mass for mass, _, _ in found)
+    means = sum(mass / total * mean for mass, mean, _ in found)
+    errors = sum((mass / total) ** 2 * variance for mass, _, variance in found).sqrt()
+    pairs = torch.stack([means, errors]).T.tolist()
+    return {key: Estimate(*pair) for key, pair in zip(chosen, pairs)}
 
 
-def layer_traces(model, loss_fn, batch, parameters="weights", layers=None):
+def layer_traces(
+    model, loss_fn, batch, parameters="weights", layers=None, samples=None, generator=None
+):
     """{layer name: trace of its Gauss-Newton block}, as floats.
 
-    Exact, but for blocks without factors (`Block`) of more than 2,048 weights: these are estimated
-    from 64 random columns of the root of H_z (or, for a loss without one in closed form, 64
-    products), without bias, and are then an `Estimate`, a float with its standard error as
-    `.error`. Arguments and errors as `layer_blocks`.
+    Exact from factors, and from products for small blocks without them (`Block`). All others are
+    estimated without bias, and are then an `Estimate`, a float with its standard error as `.error`:
+    blocks without factors of more than 2,048 weights, and nearly all where the factors of H_z do
+    not fit into 256 MB, with a thousand classes and more. They take random columns of the root of
+    H_z, a backward pass each for all layers (`many_classes`), or 64 products a layer for a loss
+    without such a root in closed form. Other arguments and errors as `layer_blocks`.
+
+    Args:
+        samples: estimate all traces, from so many columns. None: only where it must be, from 16 to
+            64 columns, until all standard errors are below a percent (of each batch of a loader).
+        generator: of the columns; by default one that gives the same numbers every time.
+
+    Raises:
+        TypeError, ValueError: as `layer_blocks`; also for fewer than 2 samples, or samples for a
+            loss without a root.
 
     Example:
         >>> model, inputs = nn.Linear(2, 1, bias=False), torch.diag(torch.tensor([2.0, 1.0]))
         >>> traces = hl.layer_traces(model, F.mse_loss, (inputs, torch.zeros(2, 1)))
         >>> round(traces[""], 3)  # of diag(4, 1); the model itself has no name
         5.0
+        >>> words, labels = hl.MLP(8, 16, 2, 20_000), torch.arange(32)
+        >>> batch = torch.randn(32, 8, generator=torch.Generator().manual_seed(0)), labels
+        >>> found = hl.layer_traces(words, F.cross_entropy, batch, samples=8)
+        >>> type(found["layers.1"]).__name__, 0 < found["layers.1"].error < 0.01 * found["layers.1"]
+        ('Estimate', True)
     """
-    model = original(model)
-    names = {key: name for key, (_, _, name) in _chosen(model, parameters, layers).items()}
-    blocks = layer_blocks(model, loss_fn, batch, parameters, layers=layers)
-    large = [key for key, block in blocks.items() if block.is_large]
-    asked = [names[key] for key in large]
-    guesses = _estimated_traces(model, loss_fn, batch, asked) if large else {}
+    if samples is not None and not (int(samples) == samples and samples > 1):
+        raise ValueError(f"samples must be 2 or more for a standard error, got {samples!r}")
+    _check_gradients()
+    model, exact = original(model), {}
+    chosen = _chosen(model, parameters, layers)
+    if samples is None:
+        blocks = layer_blocks(model, loss_fn, batch, parameters, layers=layers)
+        exact = _on_host({key: b.trace() for key, b in blocks.items() if not b.is_large})
+        del blocks  # and their graph: another follows
+    rest, guesses = {key: chosen[key] for key in chosen if key not in exact}, {}
+    if rest:
+        like = next(model.parameters())
+        generator = generator or torch.Generator(like.device).manual_seed(0)
+        check_generator(generator, like)
+        guesses = _sampled_traces(model, loss_fn, batch, rest, samples, generator)
+    if guesses is None and samples is not None:
+        need = "cross-entropy, squared and logistic error as torch has them, a mean over the batch"
+        raise ValueError(f"samples need a loss whose H_z has a known root: {need}; leave them out")
     if guesses is None:
-        guesses = {names[key]: _estimate(trace, blocks[key]) for key in large}
-    exact = _on_host({key: block.trace() for key, block in blocks.items() if key not in large})
-    return {key: exact[key] if key in exact else guesses[names[key]] for key in blocks}
+        blocks = layer_blocks(model, loss_fn, batch, parameters, layers=list(rest))
+        guesses = {key: _estimate(trace, block) for key, block in blocks.items()}
+    return {key: exact[key] if key in exact else guesses[key] for key in chosen}
 
 
 def _estimate(question, block):
@@ -495,7 +524,8 @@ def layer_norms(
 
     Args:
         norm: "spectral", the largest eigenvalue in magnitude, by Lanczos on the implicit block
-            until its residual is below rtol (the eigenvalue's own error is then of order rtol²);
+            until its residual is below rtol (the eigenvalue's own error is then of order rtol²;
+            with thousands of classes rtol=1e-2 saves most of the time and gives it to a percent);
             "frobenius" (for blocks without factors of more than 2,048 weights an `Estimate` from 64
             products); or "gradient", `|ĝᵀHĝ|` for the layer's normalized gradient ĝ, the value the
             paper plots (weights only).

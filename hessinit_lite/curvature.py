@@ -46,7 +46,7 @@ class CurvatureOperator:
     """A symmetric matrix [P, P] over a list of P weights in total, known by its products.
 
     `operator @ v` takes and returns a vector [P]; `operator.matmat(V)` a matrix [P, K]. `.shape`,
-    `.dtype`, `.device`, `.names` (the parameters, in the order of the vector), `.loss` (of the
+    `.dtype`, `.device`, `.names` and `.parameters` (in the order of the vector), `.loss` (of the
     batch) and `.gradient` (of the loss in these weights, [P]). Vectors live on the model's device
     and in its dtype. The block of a pair of layers is a rectangle [P_rows, P_columns]; `.names` and
     `.gradient` are then those of its columns. `.mass` is what the mean of the loss divides by: how
@@ -65,11 +65,12 @@ class CurvatureOperator:
 
     def __init__(self, rows, columns, product, gradient, loss, graph, mass=1.0):
         self.names, self.mass = list(columns), mass
-        self._columns, self._watched = list(columns.values()), [*columns.values(), *rows.values()]
+        self.parameters = list(columns.values())
+        self._watched = list(dict.fromkeys([*columns.values(), *rows.values()]))
         self._versions, self._mark = [p._version for p in self._watched], self._fingerprint()
         self._product, self._gradient, self.loss = product, gradient, loss.detach()
         self.shape = tuple(sum(p.numel() for p in side.values()) for side in (rows, columns))
-        self.dtype, self.device = self._columns[0].dtype, self._columns[0].device
+        self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
         self._graph = graph
 
     @property
@@ -100,8 +101,8 @@ class CurvatureOperator:
     def _apply(self, vectors, batched):
         """Products with the rows of `vectors` ([K, P] if batched, else [P])."""
         vectors, lead = vectors.contiguous(), vectors.shape[:-1]
-        sizes = [p.numel() for p in self._columns]
-        parts = zip(vectors.split(sizes, dim=-1), self._columns)
+        sizes = [p.numel() for p in self.parameters]
+        parts = zip(vectors.split(sizes, dim=-1), self.parameters)
         try:
             products = self._product([v.reshape((*lead, *p.shape)) for v, p in parts], batched)
         except RuntimeError as error:
@@ -121,8 +122,8 @@ class CurvatureOperator:
 
         Args:
             memory: bytes that a pass may take beside matrix and result; columns are taken in chunks
-                that fit, at least one at a time. By default 80 MB on a CPU, where passes that leave
-                the caches cost more than they save, and 1 GB elsewhere.
+                that fit, at least one at a time. By default 80 MB on a CPU, where a pass over large
+                layers takes one column in any case, and 1 GB elsewhere.
         """
         rows = check_vectors(self, matrix, 2).T
         if not len(rows):
@@ -132,16 +133,27 @@ class CurvatureOperator:
     def _columns_of(self, rows, memory):
         """Products with each of `rows` [K, P], as [P, K]."""
         chunk = int(memory // self._column_bytes)
-        if chunk > 1:
+        if chunk > 1 and self._batch_pays:
             found = [self._apply(part, batched=True) for part in rows.split(chunk)]
             return (found[0] if len(found) == 1 else torch.cat(found)).T
-        # Nothing to batch. Single columns lie scattered in memory: read a few at a time.
-        found = rows.new_empty(len(rows), self.shape[0])
-        few = max(1, int(memory // (self.shape[1] * rows.element_size())))
-        for part, results in zip(rows.split(few), found.split(few)):
-            for row, result in zip(part.contiguous(), results):
-                result.copy_(self._apply(row, batched=False))
+        # Columns lie scattered in memory: all are copied at once, to where their products will be.
+        found = rows.clone(memory_format=torch.contiguous_format)
+        if self.shape[0] != self.shape[1]:
+            return torch.stack([self._apply(row, batched=False) for row in found]).T
+        for row in found:
+            row.copy_(self._apply(row, batched=False))
         return found.T
+
+    @functools.cached_property
+    def _batch_pays(self):
+        """Whether columns together cost less than one by one.
+
+        A batch calls every node of the graph once for all columns; on a CPU its numbers leave the
+        caches. With two threads it took 0.80 of the loop's time at 150 KB a node, and 1.09 at 660
+        KB; with one thread it was the same at both.
+        """
+        small = self._column_bytes < 300_000 * sum(1 for _ in nodes(self._graph))
+        return self.device.type != "cpu" or small
 
     def _default_memory(self):
         return 80 * 2**20 if self.device.type == "cpu" else 2**30
@@ -184,6 +196,8 @@ class LoaderOperator(CurvatureOperator):
         ('LoaderOperator', 8)
     """
 
+    _batch_pays = True  # the columns of a chunk share the batches' graphs, which cost most
+
     def __init__(self, loader, model, build, rows, columns):
         self._operators = lambda: each_batch(loader, model, build)
         # The first pass counts the samples and meets whatever is wrong with a batch.
@@ -198,7 +212,7 @@ class LoaderOperator(CurvatureOperator):
         self.samples, self._column_bytes = samples, column_bytes
 
     def _default_memory(self):
-        return 2**30  # the columns of a chunk share the batches' graphs, which cost most
+        return 2**30
 
     def _apply(self, vectors, batched):
         total = vectors.new_zeros(*vectors.shape[:-1], self.shape[0])
@@ -262,6 +276,20 @@ def _check_dtypes(model):
         raise ValueError(f"the weights are {names}: give all the same precision: model.float()")
 
 
+def check_pair(batch):
+    """The inputs and targets of a batch; TypeError or ValueError if it is no batch."""
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+        raise TypeError("batch must be a pair (inputs, targets)")
+    inputs, targets = batch
+    if not isinstance(targets, torch.Tensor):
+        raise TypeError(f"targets must be a torch.Tensor, got {type(targets).__name__}")
+    if targets.ndim == 0:
+        raise ValueError("the batch must have an axis of samples: targets are a single number")
+    if len(targets) == 0:
+        raise ValueError("the batch is empty: curvature is a mean over its samples")
+    return inputs, targets
+
+
 def check_batch(model, loss_fn, batch):
     """Run the model on `batch` and return `(outputs, loss)`, with the graph.
 
@@ -279,15 +307,7 @@ def check_batch(model, loss_fn, batch):
             loss.
     """
     model = original(model)
-    if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-        raise TypeError("batch must be a pair (inputs, targets)")
-    inputs, targets = batch
-    if not isinstance(targets, torch.Tensor):
-        raise TypeError(f"targets must be a torch.Tensor, got {type(targets).__name__}")
-    if targets.ndim == 0:
-        raise ValueError("the batch must have an axis of samples: targets are a single number")
-    if len(targets) == 0:
-        raise ValueError("the batch is empty: curvature is a mean over its samples")
+    inputs, targets = check_pair(batch)
     _check_dtypes(model)
     for name, module in model.named_modules():
         random = isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
@@ -296,7 +316,14 @@ def check_batch(model, loss_fn, batch):
             which = f"{name or 'the model'} ({type(module).__name__})"
             raise ValueError(f"{which} is in train mode: {USE_EVAL}")
     device = next((p.device for p in model.parameters()), targets.device)
-    outputs = forward(model, inputs, device)
+    outputs, loss = loss_of(loss_fn, forward(model, inputs, device), targets)
+    if not bool(torch.isfinite(loss)):
+        raise ValueError(f"the loss is {loss.item()}: check the inputs and the weights' scale")
+    return outputs, loss
+
+
+def loss_of(loss_fn, outputs, targets):
+    """`(outputs, loss)` with outputs [N, T, classes] as torch's loss takes them; errors named."""
     if is_torchs(loss_fn, *CrossEntropy.of) and not targets.is_floating_point():
         class_first = outputs.ndim > 1 and targets.shape == (outputs.shape[0], *outputs.shape[2:])
         if outputs.ndim > 2 and not class_first and targets.shape == outputs.shape[:-1]:
@@ -314,8 +341,6 @@ def check_batch(model, loss_fn, batch):
     if loss.ndim != 0:
         what = "loss_fn must return one number (a mean over the batch)"
         raise ValueError(f"{what}, got shape {tuple(loss.shape)}")
-    if not bool(torch.isfinite(loss)):
-        raise ValueError(f"the loss is {loss.item()}: check the inputs and the weights' scale")
     return outputs, loss
 
 
@@ -331,6 +356,11 @@ def _rows_and_columns(model, layer):
 
 def _parameters(model, layer):
     """{name: parameter} that an operator works on; ValueError where there is none."""
+    if any(hasattr(p, "device_mesh") for p in model.parameters()):
+        raise ValueError(
+            "the parameters are sharded (fully_shard, DTensor): ask hl.parallel.hessian or "
+            "gauss_newton, whose products are then differences of gradients, or critical_rate"
+        )
     if layer is None:
         chosen = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not chosen:
@@ -439,18 +469,34 @@ def gauss_newton(model, loss_fn, batch, layer=None):
         build = functools.partial(gauss_newton, model, loss_fn, layer=layer)
         return LoaderOperator(batch, model, build, rows, columns)
     outputs, loss = check_batch(model, loss_fn, batch)
-    weights = list(rows.values())
     # Jᵀu is linear in u: its derivative in u, taken backwards, is J v (the double-backward trick).
     u = torch.zeros_like(outputs, requires_grad=True)
     transposed = _gradient(outputs, columns, u)
     curve = output_hessian(loss_fn, outputs, batch[1])
-    loss_gradient = curve.gradient()
+    return _gauss_newton(outputs, loss, curve, curve.gradient(), u, transposed, columns, rows)
+
+
+def gauss_newton_blocks(model, loss_fn, batch, names):
+    """{parameter's name: operator} of several blocks on one graph: `gauss_newton` of each."""
+    outputs, loss = check_batch(model, loss_fn, batch)
+    weights = {name: model.get_parameter(name) for name in names}
+    u = torch.zeros_like(outputs, requires_grad=True)
+    curve, blocks = output_hessian(loss_fn, outputs, batch[1]), {}
+    slope = curve.gradient()
+    for name, back in zip(weights, _gradient(outputs, weights, u)):
+        blocks[name] = _gauss_newton(outputs, loss, curve, slope, u, [back], {name: weights[name]})
+    return blocks
+
+
+def _gauss_newton(outputs, loss, curve, slope, u, back, columns, rows=None):
+    """The operator, given the loss's slope in the outputs, and Jᵀu with its graph in u."""
+    weights = list((rows or columns).values())
 
     def product(vectors, batched):
-        (jv,) = differentiate(transposed, [u], vectors, batched)
+        (jv,) = differentiate(back, [u], vectors, batched)
         return differentiate([outputs], weights, [curve.product(jv)], batched)
 
     def gradient():
-        return differentiate([outputs], list(columns.values()), [loss_gradient], False)
+        return differentiate([outputs], list(columns.values()), [slope], False)
 
-    return CurvatureOperator(rows, columns, product, gradient, loss, transposed, curve.mass)
+    return CurvatureOperator(rows or columns, columns, product, gradient, loss, back, curve.mass)

@@ -137,7 +137,8 @@ class CrossEntropy(OutputHessian):
     def root(self, w):
         """S = √a (diag q − p qᵀ) with q = √p."""
         (q, root_a), axis = self._roots, 1 - self.z.ndim
-        return (q * w - self._p * (q * w).sum(axis, keepdim=True)) * root_a
+        found = q * w  # in place from here: with many classes memory is what takes the time
+        return found.addcmul_(self._p, found.sum(axis, keepdim=True), value=-1).mul_(root_a)
 
     def factors(self):
         """H_z = a D (I − q qᵀ) D with D = diag q: K − 1 columns, since its rank is K − 1.

@@ -8,9 +8,14 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
+
+class NoActivation(nn.Identity):
+    """No activation, on purpose: a plain nn.Identity may stand for anything that was left out."""
+
+
 #: name -> module class. "linear" is the identity: the deep linear net of chapters 1 and 2.
 ACTIVATIONS = {
-    "linear": nn.Identity,
+    "linear": NoActivation,
     "tanh": nn.Tanh,
     "sigmoid": nn.Sigmoid,
     "relu": nn.ReLU,
@@ -19,6 +24,12 @@ ACTIVATIONS = {
     "gelu": nn.GELU,
     "silu": nn.SiLU,
 }
+
+#: Activations of torch without a gain here, as functions are called.
+OTHER_ACTIVATIONS = set(
+    "celu elu glu hardshrink hardsigmoid hardswish hardtanh mish prelu relu6 rrelu softplus "
+    "softshrink softsign tanhshrink threshold".split()
+)
 
 #: Layers with one weight that an initialization scheme draws.
 WEIGHT_LAYERS = nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d
@@ -123,6 +134,11 @@ def matching(names, patterns):
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
+def token_tables(model):
+    """The weights of the model's embeddings, a set."""
+    return {m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+
+
 def weight_layers(model):
     """{name: module} of the dense and (transposed) convolutional layers, in the model's order.
 
@@ -141,13 +157,37 @@ def weight_layers(model):
     return layers
 
 
-def activation_name(model):
-    """The one activation that `model` uses, "linear" where it has none; ValueError if several."""
-    classes = {cls: name for name, cls in ACTIVATIONS.items() if name != "linear"}
-    found = {classes[type(m)] for m in model.modules() if type(m) in classes}
+def activation_name(model, called=None):
+    """The one activation of `model`, "linear" where it has none.
+
+    Read off the modules; where no module is one, off the functions that are called.
+
+    Args:
+        called: names of functions that the forward pass calls; None if that is not known.
+
+    Raises:
+        ValueError: for several activations, one without a gain, or none as far as is known.
+    """
+    classes = {cls: name for name, cls in ACTIVATIONS.items()}
+    kinds = {type(m) for m in model.modules()}
+    found = {classes[kind] for kind in kinds if kind in classes}
+    found |= {kind.__name__.lower() for kind in kinds if kind.__module__ == nn.ReLU.__module__}
+    known = {*ACTIVATIONS, *OTHER_ACTIVATIONS}
+    if not found & known and called is None:
+        raise ValueError(
+            "none of the model's modules is an activation, and functions such as F.gelu are not "
+            'seen there: name it, activation="gelu" ("linear" for none), or pass batch=(inputs, '
+            "targets) to have the forward pass looked at"
+        )
+    found = (found & known or set(called) & known) - {"linear"}
     if len(found) > 1:
         found = ", ".join(sorted(found))
         raise ValueError(f"the model mixes activations ({found}); say which with activation=")
+    if found & OTHER_ACTIVATIONS:
+        raise ValueError(
+            f"the gain of {found.pop()} is not known here: name an activation that is near to it, "
+            f"activation= one of {', '.join(ACTIVATIONS)}"
+        )
     return found.pop() if found else "linear"
 
 

@@ -24,6 +24,7 @@ import torch
 from torch import distributed as dist
 
 from . import curvature
+from .sharded import ShardedOperator
 
 #: Whole numbers as wide as a tensor's entries; wider entries are read in parts of 32 bits.
 _INTEGERS = {1: torch.uint8, 2: torch.int16}
@@ -129,7 +130,9 @@ def hessian(model, loss_fn, shard, layer=None):
     Args:
         shard: this rank's samples, a batch `(inputs, targets)` or a loader of batches; ranks may
             hold different numbers. (DistributedSampler repeats samples to make them equal: give it
-            drop_last=True.) All ranks must hold the same weights.
+            drop_last=True.) All ranks must hold the same weights. A model whose parameters are
+            themselves spread, by FSDP2's `fully_shard`, is taken as it is, with one batch a rank:
+            the answer is a `ShardedOperator`, whose products are differences of gradients.
 
     Raises:
         TypeError, ValueError: on all ranks, what `curvature.hessian` raises on any, with the rank's
@@ -174,7 +177,7 @@ class ParallelOperator:
     """
 
     def __init__(self, local, share, loss, gradient, samples):
-        self.names, self.shape = local.names, local.shape
+        self.names, self.parameters, self.shape = local.names, local.parameters, local.shape
         self.dtype, self.device = local.dtype, local.device
         self.loss, self.gradient, self.samples = loss, gradient, samples
         self._local, self._share = local, share
@@ -237,6 +240,10 @@ class ParallelOperator:
 
 def _build(build, model, loss_fn, shard, layer):
     _check_started()
+    if any(hasattr(p, "device_mesh") for p in model.parameters()):
+        if layer is not None:
+            raise ValueError("of sharded parameters there is no layer's block: leave layer out")
+        return ShardedOperator(model, loss_fn, shard, build is curvature.gauss_newton)
     report, error = {}, None
     try:
         local = build(model, loss_fn, shard, layer)

@@ -7,8 +7,8 @@ import io
 import re
 
 import matplotlib
-import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import Formatter, LogFormatterMathtext
 
 BLUE, ORANGE, GREEN, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9"
 
@@ -38,11 +38,6 @@ def panels_in_a_row(columns=1, height=3.2, **each):
     return figure, figure.subplots(1, columns, squeeze=False, subplot_kw=each)[0]
 
 
-def some_layers(depth, most=13):
-    """At most `most` layers out of 1..depth, evenly spaced, the first and the last among them."""
-    return torch.linspace(1, depth, min(depth, most)).round().long()
-
-
 def whole_layers(*panels):
     """Ticks at whole numbers on the horizontal axis: there is no half layer."""
     for axes in panels:
@@ -52,12 +47,6 @@ def whole_layers(*panels):
 def level(axes, height=1.0):
     """A dotted line at the value that the others are to be compared with."""
     axes.axhline(height, color="black", linewidth=0.8, linestyle=":")
-
-
-def two_decades(axes):
-    """A vertical axis from 0.1 to 10 at least, so that a level line looks level."""
-    low, high = axes.get_ylim()
-    axes.set_ylim(min(low, 0.1), max(high, 10.0))
 
 
 def legend_below(figure, axes, columns, loc="outside lower left"):
@@ -73,26 +62,64 @@ def band(axes, x, values, color, alpha=0.25, **line):
         axes.plot(x, values.median(0).values, color=color, **line)
 
 
+class Powers(Formatter):
+    """Labels of a logarithmic axis in plain letters, 10⁻³: TeX takes longer than all the rest."""
+
+    RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+    def __init__(self, tex):
+        self.tex = tex
+
+    def set_axis(self, axis):
+        super().set_axis(axis)
+        self.tex.set_axis(axis)
+
+    def set_locs(self, locs):
+        self.tex.set_locs(locs)
+
+    def __call__(self, x, pos=None):
+        label = self.tex(x, pos).removeprefix(r"$\mathdefault{").removesuffix("}$")
+        label = re.sub(r"\^\{(.*?)\}", lambda power: power[1].translate(self.RAISED), label)
+        return label.replace(r"\times", "×").replace("-", "−")
+
+
+def plain_powers(figure):
+    """Labels of logarithmic axes as `Powers`, where matplotlib would set TeX."""
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        if isinstance(axis.get_major_formatter(), LogFormatterMathtext):
+            axis.set_major_formatter(Powers(axis.get_major_formatter()))
+        if isinstance(axis.get_minor_formatter(), LogFormatterMathtext):
+            axis.set_minor_formatter(Powers(axis.get_minor_formatter()))
+
+
 def to_png(figure):
     """The figure as the bytes of a PNG, on white."""
+    plain_powers(figure)
     with matplotlib.rc_context(STYLE):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=PNG_DPI, facecolor="white")
     return buffer.getvalue()
 
 
-def to_svg(figure):
-    """The figure as small SVG text, transparent; what is black takes the page's text colour."""
-    with matplotlib.rc_context(STYLE):
+def to_svg(figure, letters="path"):
+    """The figure as small SVG text, transparent; what is black takes the page's text colour.
+
+    Args:
+        figure: a matplotlib Figure.
+        letters: "path" draws them, "none" leaves that to the browser, which makes a smaller file.
+    """
+    plain_powers(figure)
+    with matplotlib.rc_context(STYLE | {"svg.fonttype": letters}):
         buffer = io.BytesIO()
         metadata = dict.fromkeys(["Creator", "Date", "Format", "Type"])
         figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
-    return themed(buffer.getvalue().decode())
+    svg = re.sub(r"'DejaVu Sans',[^;\"]*", "sans-serif", buffer.getvalue().decode())
+    return themed(svg)
 
 
-#: What matplotlib lays under a figure and under its axes: white, if it is not told otherwise.
+#: What matplotlib lays under a figure, its axes and legends: white, if it is not told otherwise.
 GROUND = re.compile(
-    r'(<g id="(?:figure|axes)_\d+">\s*<g id="patch_\d+">\s*<path [^>]*?)fill: #ffffff'
+    r'(<g id="(?:figure|axes|legend)_\d+">\s*<g id="patch_\d+">\s*<path [^>]*?)fill: #ffffff'
 )
 
 

@@ -1,16 +1,20 @@
 """Initialization schemes: how to draw the first weights.
 
 Every scheme draws zero-mean weights with Var w = g²/fan and sets biases to zero; they differ in g
-and in the fan. `init_` checks everything before it touches a weight.
+and in the fan. `init_` checks everything before it touches a weight. Learning rates that go with a
+width, and what is done to residual branches, are in `scaling.py`.
 """
 
 import contextlib
+import copy
 import math
 from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from .autograd import call
 from .models import (
     NO_LAYERS,
     WEIGHT_LAYERS,
@@ -19,6 +23,7 @@ from .models import (
     check_generator,
     original,
     refuse_computed,
+    token_tables,
 )
 from .variance import dropout_factor, gain
 
@@ -29,6 +34,8 @@ NORMAL = {
     "he": ("2 / fan_in", "He et al. 2015, eq. 10; whatever the activation"),
     "forward": ("g**2 / fan_in", "g: the activation's forward gain"),
     "backward": ("g**2 / fan_out", "g: the activation's backward gain"),
+    "spectral_condition": ("min(1, fan_out / fan_in) / fan_in", "Yang et al. 2023"),
+    "mup": ("1 / fan_in", "1/fan_in² in the last layer; Yang et al. 2022, table 3"),
     "normal": ("std**2", "std=, the same in every layer"),
 }
 _VARIANCE = {
@@ -55,7 +62,7 @@ class Weight:
 
     layer: nn.Module
     weight: nn.Parameter
-    biases: list  #: parameters
+    biases: list  #: parameters, none that is frozen
     fan_in: int
     fan_out: int
     bound: float  #: torch's own start is uniform in ± this
@@ -94,7 +101,7 @@ def drawn_weights(model):
     model, found = original(model), {}
 
     def add(name, layer, weight, bias, *numbers):
-        biases = [] if bias is None else [bias]
+        biases = [] if bias is None or not bias.requires_grad else [bias]
         found.setdefault(weight, (name, Weight(layer, weight, biases, *numbers)))
 
     for name, layer in model.named_modules():
@@ -137,8 +144,13 @@ def init_(
 ):
     """Draw the trainable weights of `model`, those of `drawn_weights`, in place; set their biases.
 
-    Weights stay on the model's device and in its dtype. Frozen weights, embeddings and norms are
-    left as they are.
+    Weights stay on the model's device and in its dtype. Frozen weights and biases, embeddings and
+    norms are left as they are. What sources say of embeddings: standard deviation of order 1
+    whatever the width ("mup", "spectral_condition": an input is one-hot, so its fan is 1), which is
+    torch's own N(0, 1), 0.02 in GPT-2 (Radford et al. 2019). A weight that an embedding shares with
+    a dense layer is drawn as the layer's; but "mup" leaves it as it is, for there it is an input
+    weight, whose size must not follow the width, and the net must divide its outputs (see
+    `mup_groups`).
 
     Args:
         scheme: one of SCHEMES. "orthogonal" reads a convolution's weight as one matrix [out, in ·
@@ -146,22 +158,28 @@ def init_(
             group by group, at stride 1 with "same" or circular padding. Where a layer narrows (out
             < in) no matrix keeps the norms of all inputs: rows are then orthonormal, which keeps
             those of gradients instead.
-        activation: name of the activation between the layers; read off the model if None. Only
-            "forward" and "backward" depend on it. "forward" uses gain 1 in the first layer (no
-            activation comes before it), "backward" in the last (none comes after).
+            "mup" is for a net whose last layer in `named_modules()` is its output; to have it zero
+            there, as the source recommends, follow with `scale_branches_(model, name, "zero")`.
+            Its "1/fan_in" leaves width-independent factors free, see `mup_groups`.
+        activation: name of the activation between the layers. Only "forward" and "backward" depend
+            on it. If None it is read off the modules; of activations that are functions (F.gelu)
+            off a forward pass of `batch`, and there a hand-written one is not seen. "forward" uses
+            gain 1 in the first layer (no activation comes before it), "backward" in the last (none
+            comes after).
         generator: torch.Generator on the model's device.
         factor: multiplies every layer's standard deviation, for instance `gain("relu")` to go with
             "orthogonal".
         dropout: probability of the inverted dropout in front of every layer but the first; their
             standard deviation is multiplied by sqrt(1 - dropout).
         std: the standard deviation for "normal".
-        batch: `(inputs, targets)` for "lsuv".
+        batch: `(inputs, targets)` for "lsuv", and for an activation that is a function.
 
     Returns:
         The model.
 
     Raises:
-        ValueError: for an unknown scheme or activation, a missing std or batch, and for a model
+        ValueError: for an unknown scheme or activation, one that cannot be read off the model (none
+            is seen, several are, or its gain is not known), a missing std or batch, and for a model
             without layers to initialize, all frozen, with lazy layers, or with weights that are
             computed from other parameters (weight_norm, spectral_norm, pruning). After any error
             the weights are as they were.
@@ -179,7 +197,7 @@ def init_(
     if not weights:
         raise ValueError(NO_LAYERS)
     if not any(each.weight.requires_grad for each in weights):
-        raise ValueError("every weight is frozen: set requires_grad=True on some")
+        raise ValueError("every weight of torch's layers is frozen: set requires_grad=True on some")
     check_generator(generator, weights[0].weight)
     if not (math.isfinite(factor) and factor > 0):
         raise ValueError(f"factor must be finite and positive, got {factor!r}")
@@ -195,21 +213,49 @@ def init_(
         activation_module(activation)  # refuses an unknown name, whatever the scheme
     g = 1.0
     if scheme in ("forward", "backward"):
-        g = gain(activation or activation_name(model), scheme)
+        if activation is None and len(weights) > 1:  # else there is no between
+            activation = activation_name(model, batch and _functions_called(model, batch[0]))
+        g = gain(activation or "linear", scheme)
     dropped = 1.0 if dropout is None else dropout_factor(dropout)
 
     with torch.no_grad(), restored_on_error(model):
         if scheme == "lsuv":
             model(batch[0])  # refuses a batch that does not fit
+        kept = token_tables(model) if scheme == "mup" else set()
         for index, each in enumerate(weights):
-            if each.weight.requires_grad:
+            if each.weight.requires_grad and each.weight not in kept:
                 ungained = index == (0 if scheme == "forward" else len(weights) - 1)
                 scale = factor * (dropped if index else 1.0)
+                if scheme == "mup" and index == len(weights) - 1:
+                    scale /= math.sqrt(each.fan_in)
                 _draw_(each, scheme, 1.0 if ungained else g, scale, std, generator)
         if scheme == "lsuv":
             layers = [each.layer for each in weights if each.weight.requires_grad]
             _unit_output_variance_(model, layers, batch[0])
     return model
+
+
+class _Names(TorchFunctionMode):
+    """Collects the names of torch's functions that are called."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        self.found.add(getattr(function, "__name__", "").rstrip("_"))  # also of those in place
+        return function(*args, **(kwargs or {}))
+
+
+def _functions_called(model, inputs):
+    """Names of the functions that a forward pass calls; of a copy in eval mode: it leaves no trace.
+
+    With gradients: without, torch's encoder layer takes a kernel that hides its activation.
+    """
+    twin = copy.deepcopy(model).eval()
+    with torch.enable_grad(), _Names() as names:
+        call(twin, inputs)
+    return names.found
 
 
 @contextlib.contextmanager
@@ -261,14 +307,15 @@ def _unit_output_variance_(model, layers, inputs):
     """Scale each layer to unit output variance, in order, in one forward pass.
 
     A hook corrects a layer before the next one sees its output, so one pass is enough where each
-    layer is called once. A layer whose output has no variance keeps its weights.
+    layer is called once. A layer whose output has no variance keeps its weights; where a bias is
+    frozen the variance is about one.
     """
 
-    def rescale(layer, _, output):  # biases are zero here
-        deviation = output.std()
-        scale = torch.where(deviation > 0, 1 / deviation, torch.ones_like(deviation))
+    def rescale(layer, args, output):  # biases are zero here, but for those that are frozen
+        scale = (1 / output.std()).nan_to_num(nan=1.0, posinf=1.0)
         layer.weight.mul_(scale)
-        return output * scale
+        frozen = layer.bias is not None and not layer.bias.requires_grad
+        return layer.forward(*args) if frozen else output * scale
 
     hooks = [layer.register_forward_hook(rescale) for layer in layers]
     try:

@@ -5,6 +5,7 @@ An operator is anything with `.shape`, `.dtype`, `.device`, `@` and, but for eig
 
 import math
 
+import numpy as np
 import torch
 
 from .models import check_generator
@@ -32,7 +33,7 @@ class Estimate(float):
         return float(self), self.error
 
 
-_ORDER = {"LM": torch.abs, "LA": torch.positive, "SA": torch.neg}
+_ORDER = {"LM": np.abs, "LA": np.positive, "SA": np.negative}
 
 
 def top_eigenvalues(
@@ -103,33 +104,34 @@ def top_eigenpairs(
     norm = torch.linalg.vector_norm(start)
 
     basis = (start / norm)[None]  # a row each; grown by doubling
-    diagonal, off_diagonal, eps = [], [], torch.finfo(operator.dtype).eps
-    for products in range(1, min(size, max_products) + 1):
+    limit, eps = min(size, max_products), torch.finfo(operator.dtype).eps
+    numbers = basis.new_zeros(2, limit)  # the diagonal and the off-diagonal
+    for products in range(1, limit + 1):
         span = basis[:products]
         w = operator @ span[-1]
-        diagonal.append(torch.dot(span[-1], w))
-        for _ in range(2):  # twice is enough (Parlett's rule): orthogonal to working precision
-            w = w - span.T @ (span @ w)
-        off_diagonal.append(torch.linalg.vector_norm(w))
+        numbers[0, products - 1] = torch.dot(span[-1], w)
+        # But for rounding w meets the last two only; twice is enough (Parlett's rule).
+        for part in (span[-2:], span):
+            w = w - part.T @ (part @ w)
+        numbers[1, products - 1] = torch.linalg.vector_norm(w)
         # The small tridiagonal problem goes to the host: one transfer a product, for the decision.
-        a = torch.stack(diagonal + off_diagonal).double().cpu()
-        if not bool(torch.isfinite(a).all()):
+        a = numbers[:, :products].double().cpu().numpy()
+        if not np.isfinite(a).all():
             raise ValueError("a product with the operator is not finite: check the weights' scale")
-        t = torch.diag(a[:products])
-        t += torch.diag(a[products:-1], 1) + torch.diag(a[products:-1], -1)
-        ritz, vectors = torch.linalg.eigh(t)
-        order = _ORDER[which](ritz).argsort(descending=True)[:k]
-        beta, scale = a[-1], ritz.abs().max()
-        bounds = beta * vectors[-1, order].abs()
-        exhausted = beta <= eps * max(scale, a.abs().max()) * math.sqrt(size)
-        settled = exhausted or products == size or bool((bounds <= rtol * scale).all())
+        # (eigh reads the lower triangle.)
+        ritz, vectors = np.linalg.eigh(np.diag(a[0]) + np.diag(a[1, :-1], -1))
+        order = (-_ORDER[which](ritz)).argsort()[:k]
+        beta, scale = a[1, -1], np.abs(ritz).max()
+        bounds = beta * np.abs(vectors[-1, order])
+        exhausted = beta <= eps * max(scale, np.abs(a).max()) * math.sqrt(size)
+        settled = exhausted or products == size or (bounds <= rtol * scale).all()
         if settled and len(order) == k:
             break
         if exhausted:  # invariant, but smaller than k: go on from a random direction outside it
             w = _normal(operator, generator)
             for _ in range(2):
                 w = w - span.T @ (span @ w)
-            off_diagonal[-1] = torch.zeros_like(off_diagonal[-1])
+            numbers[1, products - 1] = 0
         if products == len(basis):
             basis = torch.cat([basis, torch.empty_like(basis)])
         basis[products] = w / torch.linalg.vector_norm(w)
@@ -139,7 +141,10 @@ def top_eigenpairs(
     to = dict(dtype=operator.dtype, device=operator.device)
     # A product's sums of P terms are themselves rounded.
     bounds = bounds + eps * (8 + math.sqrt(size)) * scale
-    return ritz[order].to(**to), span.T @ vectors[:, order].to(**to), bounds.to(**to)
+    values, chosen, bounds = (
+        torch.tensor(x, **to) for x in (ritz[order], vectors[:, order], bounds)
+    )
+    return values, span.T @ chosen, bounds
 
 
 def _random(operator, generator, draw, *columns):
@@ -275,8 +280,8 @@ def _tridiagonal(operator, starts, steps):
         if k + 1 == steps:
             break
         span = basis[:, : k + 1]
-        for _ in range(2):
-            w = w - torch.einsum("jk,jkp->jp", torch.einsum("jkp,jp->jk", span, w), span)
+        for part in (span[:, -2:], span):  # as in top_eigenpairs
+            w = w - torch.einsum("jk,jkp->jp", torch.einsum("jkp,jp->jk", part, w), part)
         beta = torch.linalg.vector_norm(w, dim=1)
         beta = torch.where(beta > tiny * length, beta, torch.zeros_like(beta))
         off_diagonal[:, k] = beta

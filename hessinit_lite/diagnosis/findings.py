@@ -39,9 +39,9 @@ def listed(names, most=4):
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def findings_of(result, lr, optimizer):
-    """What a `Measurement` means for training with `optimizer` at the rate `lr` (or None)."""
-    findings, layers, scale, best = [], result.layers, result.eigenvalue, result.best_step
+def findings_of(result, lr, optimizer, told=()):
+    """`told`, and what a `Measurement` means for `optimizer` at the rate `lr` (or None)."""
+    findings, layers, scale, best = list(told), result.layers, result.eigenvalue, result.best_step
     plain = optimizer == "sgd"
     solve = "hl.hessian_init_(model, loss_fn, batch) levels the norms before training"
 
@@ -60,14 +60,23 @@ def findings_of(result, lr, optimizer):
             "nothing to mend; train a few steps and ask again",
         )
     dead = [layer for layer in layers if layer.idle == 1 and layer.name not in waking]
-    if dead:
-        say(
-            "problem",
-            f"no gradient at all in {listed(each.name for each in dead)}: dead, nothing there can "
-            "be learnt",
+    loops = [layer for layer in dead if layer.name.rpartition(".")[2].startswith("weight_hh_")]
+    for some, advice in (
+        (
+            [layer for layer in dead if layer not in loops],
             "a dead ReLU, a detached path or weights of zero: draw new weights "
             "(hl.init_(model, 'he')), lower the biases or use leaky_relu",
-        )
+        ),
+        (
+            loops,
+            "its states are zero at every step that the loss sees: a direction that is read behind "
+            "its first step only? Take its output at the other end of the sequence, or h_n",
+        ),
+    ):
+        if some:
+            names = listed(each.name for each in some)
+            text = f"no gradient at all in {names}: dead, nothing there can be learnt"
+            say("problem", text, advice)
     layers = [layer for layer in layers if layer.name not in waking]
     flat = [layer for layer in layers if layer.norm == 0 and layer not in dead]
     if flat:
@@ -156,13 +165,7 @@ def findings_of(result, lr, optimizer):
             f"the Hessian has no positive eigenvalue (the largest in magnitude is {extreme:.3g}): "
             "no rate is unstable by curvature alone",
         )
-    if lr is not None and not plain:
-        say(
-            "note",
-            f"lr = {lr:g} is not judged: {optimizer} rescales the steps weight by weight, so that "
-            "its limit is one on the rescaled Hessian, and 2/λ is that of plain gradient descent",
-        )
-    elif lr is not None and lr > result.stability_limit:
+    if lr is not None and plain and lr > result.stability_limit:
         say(
             "problem",
             f"lr = {lr:g} is above 2/λ = {result.stability_limit:.3g}: plain full-batch gradient "
@@ -170,7 +173,7 @@ def findings_of(result, lr, optimizer):
             "diverges",
             f"lr near 1/λ = {best:.3g}, a warm-up, or hl.hessian_init_ with a smaller target",
         )
-    elif lr is not None and lr < 0.01 * best < math.inf:
+    elif lr is not None and plain and lr < 0.01 * best < math.inf:
         say(
             "note",
             f"lr = {lr:g} is {best / lr:.0f} times below 1/λ = {best:.3g}: safe and slow",

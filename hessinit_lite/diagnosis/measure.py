@@ -3,20 +3,35 @@
 import contextlib
 import copy
 import math
+import re
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ..autograd import call, map_tensors
-from ..chain_rule import ESTIMATED_FROM, NORM_LAYERS, layer_blocks
+from ..blocks import LayerBlock
+from ..chain_rule import ESTIMATED_FROM, NORM_LAYERS, layer_blocks, layer_traces
 from ..curvature import check_batch, hessian
 from ..losses import CrossEntropy, SquaredError, output_hessian
+from ..many_classes import ROUNDS, ManyClassBlock
 from ..models import matching, unsettled_batch_norms
 from ..spectrum import gradient_quotient, top_eigenvalues, trace
+from .adam import (
+    AdamCurvature,
+    curvature_density,
+    first_step,
+    mean_distance,
+    parts_of,
+    proposed_rate,
+)
 from .findings import Finding, listed
+
+#: Layers that are known by products alone, about a hundred each: no more are measured unasked.
+MOST = 48
+#: Such a layer's trace is exact up to so many weights; beyond, products for each cost too much.
+EXACT = 256
 
 
 @dataclass
@@ -65,6 +80,7 @@ class Measurement:
     normed: bool = field(repr=False)  #: does the model have norms?
     layers: list = field(repr=False)
     notes: list = field(repr=False)  #: what measuring it met, as findings
+    adam: AdamCurvature | None = field(repr=False)  #: what Adam meets; None for plain descent
 
     @property
     def best_step(self):
@@ -193,6 +209,23 @@ def _selected(trainable, layers):
     return [name for name in weights if _layer_name(name) in wanted]
 
 
+def _evenly(items, count):
+    """`count` of the items, or all if fewer: first and last, and others evenly between."""
+    if len(items) <= count:
+        return items
+    step = (len(items) - 1) / max(1, count - 1)
+    return [items[round(step * i)] for i in range(count)]
+
+
+def samples_of(names, most):
+    """The set of at most `most` of the names, evenly from those alike but for their numbers."""
+    kinds = {}
+    for name in names:
+        kinds.setdefault(re.sub(r"\d+", "#", name), []).append(name)
+    chosen = _evenly(list(kinds.values()), most)
+    return {name for kind in chosen for name in _evenly(kind, max(1, most // len(chosen)))}
+
+
 def _parts(name, owner, weight, split):
     """[(label, number of parts)] of the projections that a weight's rows hold: mostly itself."""
     label = _layer_name(name)
@@ -261,7 +294,8 @@ def _eigenvalues(operator, rtol, generator):
 def _waking(model, loss_fn, batch, trainable, gradients):
     """(names of weights that are zero but have a gradient, of those that a step of them wakes).
 
-    A zero head or LoRA's B hides everything behind it from the gradient, for one step.
+    A zero head, LoRA's B or a branch's zero factor hides what is behind it from the gradient, for
+    one step. Biases hide nothing.
     """
     some = torch.stack(
         [torch.stack([p.any(), gradients[name].any()]) for name, p in trainable.items()]
@@ -269,7 +303,7 @@ def _waking(model, loss_fn, batch, trainable, gradients):
     zeros = [
         name
         for name, (weight, gradient) in zip(trainable, some)
-        if gradient and not weight and trainable[name].ndim > 1
+        if gradient and not weight and "bias" not in name.rpartition(".")[2]
     ]
     asleep = [name for name, (_, gradient) in zip(trainable, some) if not gradient]
     if not zeros or not asleep:
@@ -291,11 +325,12 @@ def _waking(model, loss_fn, batch, trainable, gradients):
     return zeros, [name for name, wakes in zip(asleep, awake) if wakes]
 
 
-def measure(model, loss_fn, batch, patterns, split, rtol, progress):
-    """A Measurement of a model in eval mode; arguments as `report`'s.
+def measure(model, loss_fn, batch, patterns, split, rtol, bar, optimizer):
+    """A Measurement of a model in eval mode; arguments as `report`'s, `bar` a tqdm of its own.
 
     Gradients, flags and modes may be changed: call it inside `as_it_was`.
     """
+    bar.set_description("gradient")
     notes = []
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     chosen = _selected(trainable, patterns)
@@ -323,7 +358,8 @@ def measure(model, loss_fn, batch, patterns, split, rtol, progress):
             Finding(
                 "warning",
                 f"the loss does not depend on {listed(unused)}: not listed",
-                "freeze them (requires_grad=False), or use them in forward()",
+                "use them in forward(), or freeze them (requires_grad=False); experts that no "
+                "sample was sent to need a larger batch",
             )
         )
         for name in unused:
@@ -336,6 +372,7 @@ def measure(model, loss_fn, batch, patterns, split, rtol, progress):
 
     # Fixed: the same model and batch give the same report.
     generator = torch.Generator(like.device).manual_seed(0)
+    bar.set_description("largest eigenvalue")
     operator = hessian(model, loss_fn, batch)
     gradient = operator.gradient
     extreme, eigenvalue, bound = _eigenvalues(operator, rtol, generator)
@@ -345,41 +382,73 @@ def measure(model, loss_fn, batch, patterns, split, rtol, progress):
     overall = torch.stack(
         [loss.detach(), torch.linalg.vector_norm(gradient), gradient_quotient(operator, gradient)]
     ).tolist()
-    operator_names = operator.names
+    operator_names, adam = operator.names, optimizer != "sgd"
+    if adam:
+        bar.set_description("Adam's first step")
+        sharpness, critical, found = first_step(model, loss_fn, batch, operator, generator)
+        notes += found
     del operator  # its graph
 
     zeros, waking = _waking(
         model, loss_fn, batch, {n: trainable[n] for n in operator_names}, gradients
     )
+    bar.set_description("factors of layers")
     blocks = layer_blocks(model, loss_fn, batch, parameters="all", layers=chosen)
-    parts = [
-        (name, label, part, of)
-        for name in chosen
-        for part, (label, of) in enumerate(_parts(name, owners[name], trainable[name], split))
-    ]
-    rows = {}
-    for name, label, part, of in tqdm(parts, desc="layers", disable=not progress, leave=False):
-        block = blocks[name] if of == 1 else blocks[name].rows(part, of)
-        g, weight = gradients[name].chunk(of)[part], trainable[name].detach().chunk(of)[part]
-        total, error = (
-            trace(block, ESTIMATED_FROM, generator)
-            if block.is_large
-            else (block.trace(), torch.zeros_like(loss))
+    most = samples_of(chosen, MOST) if patterns is None else chosen
+    taken = [name for name in chosen if name in most or isinstance(blocks[name], LayerBlock)]
+    pieces = {name: _parts(name, owners[name], trainable[name], split) for name in taken}
+    many = {name for name in taken if isinstance(blocks[name], ManyClassBlock)}
+    together = [name for name in many if blocks[name].is_large and len(pieces[name]) == 1]
+    rows, densities, parts = {}, [], []
+    bar.reset(len(taken))
+    for name in taken:
+        bar.set_description(f"layers: {name}")
+        whole = blocks.pop(name)  # what has been measured needs no memory
+        for part, (label, of) in enumerate(pieces[name]):
+            block = whole if of == 1 else whole.rows(part, of)
+            g, weight = gradients[name].chunk(of)[part], trainable[name].detach().chunk(of)[part]
+            exact = isinstance(whole, LayerBlock) or block.shape[0] <= EXACT
+            if name in together:  # all of them at once, below
+                total = error = torch.zeros_like(loss)
+            elif exact and not block.is_large:
+                total, error = block.trace(), torch.zeros_like(loss)
+            else:
+                products = ROUNDS[0] if name in many else ESTIMATED_FROM
+                total, error = trace(block, products, generator)
+            idle = (g.view_as(weight).flatten(1) == 0).all(1).to(g.dtype).mean()
+            if adam:
+                densities.append(curvature_density(block, generator))
+            numbers = (
+                weight.std(correction=0),
+                g.square().mean().sqrt(),
+                block.norm(),
+                total,
+                error,
+                block.quotient(g),
+                idle,
+            )
+            rows[label] = torch.stack([number.double() for number in numbers])
+            parts.append((name, label, of))
+        del whole, block
+        bar.update()
+    left = [name for name in chosen if name not in taken]
+    if left:
+        notes.append(
+            Finding(
+                "note",
+                f"{listed(map(_layer_name, left))} not measured: {len(chosen)} layers are many, "
+                f"these are known by products alone, and {MOST} of their kinds were taken",
+                'ask for them by name: layers=["' + _layer_name(left[0]) + '"]',
+            )
         )
-        idle = (g.view_as(weight).flatten(1) == 0).all(1).to(g.dtype).mean()
-        numbers = (
-            weight.std(correction=0),
-            g.square().mean().sqrt(),
-            block.norm(),
-            total,
-            error,
-            block.quotient(g),
-            idle,
-        )
-        rows[label] = torch.stack([number.double() for number in numbers])
     table = dict(zip(rows, torch.stack(list(rows.values())).tolist()))  # to the host in one go
+    if together:
+        bar.set_description("traces of layers")
+        blocks.clear()  # the last of them holds a graph, and the columns need one of their own
+        for name, total in layer_traces(model, loss_fn, batch, "all", together).items():
+            table[pieces[name][0][0]][3:5] = total, total.error
     measured = []
-    for name, label, part, of in parts:
+    for name, label, of in parts:
         std, slope, norm, total, error, quotient, idle = table[label]
         calls, shape = squares.get(owners[name]), trainable[name].shape
         measured.append(
@@ -405,6 +474,16 @@ def measure(model, loss_fn, batch, patterns, split, rtol, progress):
         (outputs - outputs.mean(0)).square().mean() / outputs.square().mean().clamp(min=1e-30)
     ).sqrt()
     loss, gradient_norm, quotient = overall
+    if adam:
+        sizes = {layer.name: layer.norm for layer in measured}
+        spans = {
+            part: (min(sizes[name] for name in names), max(sizes[name] for name in names))
+            for part, names in parts_of(measured).items()
+        }
+        distance = mean_distance([d for d in densities if d.sum() > 0])
+        moved = [p for p in trainable.values() if p.requires_grad and p.ndim >= 2]
+        rate = proposed_rate(critical, moved, loss, chance)
+        adam = AdamCurvature(sharpness, critical, rate, distance, spans)
     return Measurement(
         model=type(model).__name__,
         parameters=sum(p.numel() for p in trainable.values() if p.requires_grad),
@@ -420,8 +499,9 @@ def measure(model, loss_fn, batch, patterns, split, rtol, progress):
         variation=float(varying),
         extreme=extreme,
         zeros=[_layer_name(name) for name in zeros],
-        waking=sorted(label for name, label, _, _ in parts if name in waking),
+        waking=sorted(label for name, label, _ in parts if name in waking),
         normed=any(isinstance(m, NORM_LAYERS) for m in model.modules()),
         layers=measured,
         notes=notes,
+        adam=adam or None,
     )

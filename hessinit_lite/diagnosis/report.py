@@ -12,9 +12,12 @@ import textwrap
 from dataclasses import asdict, dataclass, field
 
 import torch
+from tqdm import tqdm
 
 from ..models import original, unsettled_batch_norms
 from ..plots import BLUE, GREEN, ORANGE, PURPLE, SKY, panels_in_a_row, to_png, to_svg
+from ..tables import Table
+from .adam import LIMIT, findings_of_adam
 from .findings import Finding, findings_of
 from .measure import Measurement, as_it_was, measure, put_to_eval, settled, short_name
 
@@ -34,7 +37,7 @@ class CurvatureReport(Measurement):
 
     def _head(self):
         chance = "" if self.chance is None else f" (ignoring the input: {self.chance:.4g})"
-        return [
+        lines = [
             f"{self.model}: {self.parameters:,} trainable parameters, {self.samples} samples, "
             f"{self.device}, {self.dtype}",
             f"loss {self.loss:.4g}{chance}; gradient norm {self.gradient_norm:.3g}; curvature "
@@ -44,57 +47,58 @@ class CurvatureReport(Measurement):
             f"learning rate of plain gradient descent: best guarantee 1/λ = {self.best_step:.3g}, "
             f"stability limit 2/λ = {self.stability_limit:.3g}",
         ]
+        if self.adam:
+            sharpness, critical = self.adam.eigenvalue, self.adam.critical_rate
+            told = [] if not sharpness else [f"λ_P of the first step {sharpness:.3g}"]
+            told += [f"38/λ_P = {LIMIT / sharpness:.3g}"] if sharpness and sharpness > 0 else []
+            told += [] if critical is None else [f"critical rate {critical:.3g}"]
+            told += [f"to start from {self.adam.rate:.2g}"] if self.adam.rate else []
+            lines.append(f"learning rate of Adam: {', '.join(told)}")
+        return lines
 
-    _COLUMNS = (
-        "#",
-        "layer",
-        "kind",
-        "shape",
-        "weight std",
-        "signal",
-        "gradient",
-        "norm",
-        "trace",
-        "quotient",
-    )
     _UNITS = (
         "signal: rms of the layer's outputs; gradient: rms of dL/dW; norm, trace, quotient along "
         "the gradient: of the layer's Gauss-Newton block, in loss per unit step² (~: estimated)"
     )
 
-    def _rows(self):
-        for number, layer in enumerate(self.layers, 1):
-            yield (
-                str(number),
+    def _table(self):
+        columns = {"#": "d", "layer": "", "kind": "", "shape": "", "weight std": ".3g"}
+        columns |= {"signal": ".3g", "gradient": ".3g", "norm": ".3g"}
+        columns |= {"trace": lambda x: "~" * x[1] + f"{x[0]:.3g}", "quotient": ".3g"}
+        rows = [
+            (
+                number,
                 layer.name,
                 layer.kind,
                 "×".join(map(str, layer.shape)),
-                f"{layer.std:.3g}",
-                "–" if layer.signal is None else f"{layer.signal:.3g}",
-                f"{layer.gradient:.3g}",
-                f"{layer.norm:.3g}",
-                ("~" if layer.trace_error else "") + f"{layer.trace:.3g}",
-                f"{layer.quotient:.3g}",
+                layer.std,
+                layer.signal,
+                layer.gradient,
+                layer.norm,
+                (layer.trace, bool(layer.trace_error)),
+                layer.quotient,
             )
+            for number, layer in enumerate(self.layers, 1)
+        ]
+        return Table(rows, columns, "The layers' curvature", most=None)  # names have any length
 
     def __str__(self):
-        table = [self._COLUMNS, *self._rows()]
-        widths = [max(map(len, column)) for column in zip(*table)]
         findings = []
-        lines = [
-            "  ".join(
-                cell.ljust(width) if 0 < i < 4 else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths))
-            ).rstrip()
-            for row in table
-        ]
         for f in self.findings:
             findings += textwrap.wrap(f"{f.level}: {f.text}", 100, subsequent_indent="    ")
             findings += textwrap.wrap(
                 f.advice, 100, initial_indent="    -> ", subsequent_indent="       "
             )
         return "\n".join(
-            [*self._head(), "", *lines, "", *textwrap.wrap(self._UNITS, 100), "", *findings]
+            [
+                *self._head(),
+                "",
+                str(self._table()),
+                "",
+                *textwrap.wrap(self._UNITS, 100),
+                "",
+                *findings,
+            ]
         )
 
     def figure(self):
@@ -175,12 +179,6 @@ class CurvatureReport(Measurement):
         return self._repr_mimebundle_()["text/html"]
 
     def _html(self, picture):
-        cell = 'style="text-align:right; padding:0.1em 0.6em"'
-        head = "".join(f'<th scope="col" {cell}>{name}</th>' for name in self._COLUMNS)
-        rows = "".join(
-            "<tr>" + "".join(f"<td {cell}>{html.escape(value)}</td>" for value in row) + "</tr>\n"
-            for row in self._rows()
-        )
         findings = "".join(
             f"<li><strong>{f.level}:</strong> {html.escape(f.text)}"
             + (f"<br>→ <em>{html.escape(f.advice)}</em>" if f.advice else "")
@@ -191,10 +189,8 @@ class CurvatureReport(Measurement):
             '<div class="hessinit-report">\n<p>'
             + "<br>\n".join(map(html.escape, self._head()))
             + "</p>\n"
-            '<div role="region" aria-label="curvature by layer" tabindex="0" '
-            'style="overflow-x:auto">\n<table style="font-size:0.85em">\n'
-            f"<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody>\n"
-            f"</table>\n</div>\n<p><small>{html.escape(self._UNITS)}</small></p>\n<ul>\n{findings}</ul>\n"
+            f'<div style="font-size:0.85em">\n{self._table()._repr_html_()}\n</div>\n'
+            f"<p><small>{html.escape(self._UNITS)}</small></p>\n<ul>\n{findings}</ul>\n"
             f"{picture}\n</div>"
         )
 
@@ -221,8 +217,13 @@ def report(
     (the report says so where that matters); a half-precision model as a float32 copy. A layer is a
     trainable parameter with two dimensions or more. Its norm and trace are exact (`layer_norms`,
     `layer_traces`), but for weights that `layer_blocks` has no factors of (such as those of
-    attention and recurrent layers in torch.nn) and that have more than 2,048 entries: their traces
-    are estimated from 64 products, with a standard error.
+    attention and recurrent layers in torch.nn) and that have more than 256 entries: their traces
+    are estimated from 64 products, with a standard error. Of layers without factors at most 48 are
+    measured, about a hundred products each, if `layers` does not ask for more: of each kind, alike
+    but for the numbers in their names, first and last and some between. The report names the rest.
+    So many classes that `layer_traces` estimates (a thousand and more) make the traces estimates,
+    too, and the norms' residuals 1e-2; every layer then takes products with the whole net, about
+    forty for Adam, so ask for some.
 
     Args:
         loss_fn: `loss_fn(outputs, targets)`, a mean over the batch; outputs as `check_batch` takes
@@ -230,19 +231,24 @@ def report(
         batch: `(inputs, targets)`, moved to the model's device and, where they are floating-point,
             to its dtype.
         layers: names of layers, or patterns such as "blocks.*", if not all are to be listed: a big
-            model then needs less time and memory. The Hessian is that of all trainable parameters,
-            anyway.
+            model then needs less time and memory (the factors of a layer are classes · samples ·
+            places · outputs numbers). The Hessian is that of all trainable parameters, anyway.
         split: {pattern: parts} for weights whose rows are several projections, `{"*.qkv": 3}`: each
             part is then listed as a layer of its own. torch's attention is split into queries, keys
             and values anyway.
         lr: a learning rate to judge.
         optimizer: what it is for: "sgd"; for "adam" and "adamw", whose steps are rescaled weight by
-            weight, 2/λ says nothing, and the report says so.
+            weight, 2/λ says nothing. Then the report measures Adam's first step: its critical rate
+            (`critical_rate`) and the largest eigenvalue λ_P of P^-½HP^-½ (`preconditioned`), with a
+            rate to start from (a quarter of the critical one) and a warm-up; how much the layers'
+            spectra differ (Zhang et al. 2024; here the mean Jensen–Shannon distance, 0 to 1, of how
+            each layer's trace is spread over sizes of eigenvalues); the norms of a Transformer's
+            embedding, attention, MLP and head.
         settle: passes of the batch through a copy whose batch norm is in train mode, before it is
             measured. A fresh batch norm has averages that do not normalize, and curvature that is
             not that of training.
         rtol: of the eigenvalue's residual.
-        progress: show a bar.
+        progress: show a bar that says what is being measured.
 
     Raises:
         TypeError, ValueError: as `check_batch`; also for no trainable weight, for patterns that fit
@@ -258,6 +264,11 @@ def report(
     model = original(model)
     if lr is not None and not (math.isfinite(lr) and lr > 0):
         raise ValueError(f"lr must be finite and positive, got {lr!r}")
+    if isinstance(optimizer, torch.optim.Optimizer):
+        raise ValueError(
+            f"optimizer is a kind here, one of {', '.join(OPTIMIZERS)}: for the next step of an "
+            "optimizer that is under way ask hl.critical_rate"
+        )
     if optimizer not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
     if int(settle) != settle or settle < 0:
@@ -271,11 +282,12 @@ def report(
     if settle:
         model, found = settled(model, batch, settle)
         notes += found
-    with as_it_was(model):
+    with as_it_was(model), tqdm(disable=not progress, leave=False) as bar:
         notes += put_to_eval(model)
-        numbers = measure(model, loss_fn, batch, layers, split or {}, rtol, progress)
+        numbers = measure(model, loss_fn, batch, layers, split or {}, rtol, bar, optimizer)
         notes += numbers.notes
         known = not unsettled_batch_norms(model)
-    findings = notes + (findings_of(numbers, lr, optimizer) if known else [])
+    told = findings_of_adam(numbers, lr, optimizer) if numbers.adam else []
+    findings = notes + (findings_of(numbers, lr, optimizer, told) if known else [])
     findings.sort(key=lambda f: ("problem", "warning", "note").index(f.level))
     return CurvatureReport(**vars(numbers), findings=findings)
