@@ -1,6 +1,9 @@
-"""Texts as numbers, for word vectors: `docstrings` needs no network, `text8` is fetched once."""
+"""Texts as numbers. Words, for word vectors: `docstrings` needs no network, `text8` is fetched.
+Letters, for a language model: `python_text` comes with Python.
+"""
 
 import ast
+import platform
 import re
 import warnings
 import zipfile
@@ -17,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from ..models import check_generator, check_sizes
-from .data import cache_folder, fetch
+from .data import Data, cache_folder, fetch
 
 # Not official: what several unrelated projects pin.
 # (The well-known 3bea1919949baf155f99411df5fada7e belongs to the text inside.)
@@ -242,3 +245,39 @@ def text8(min_count=5):
         'the'
     """
     return _as_corpus("text8", _split(_read_text8()), min_count)
+
+
+@lru_cache
+def python_text(context=32):
+    """Python's own help texts, letter by letter, for a language model: a `Data` of windows.
+
+    Needs no network: it is what `help("topics")` shows (`pydoc_data`), about half a million
+    letters, so it follows the version of Python. Tokens are ASCII codes, 0 to 127 (others become
+    "?"). Inputs are [N, context], targets [N, context] the letters that follow each; windows do not
+    overlap, and the last tenth of the text is the test set.
+
+    Raises:
+        ValueError: for a context below 1 or above a hundredth of the text, or a Python that comes
+            without these texts.
+
+    Example:
+        >>> inputs, targets = hl.python_text(context=16).train
+        >>> inputs.shape[1], bool((inputs[:, 1:] == targets[:, :-1]).all()), int(inputs.max()) < 128
+        (16, True, True)
+    """
+    check_sizes(context=context)
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:  # some distributions ship Python in parts
+        raise ValueError(
+            "this Python comes without pydoc_data: install its standard library in full"
+        ) from error
+    text = "".join(topics[name] for name in sorted(topics)).encode("ascii", "replace")
+    if context > len(text) // 100:
+        raise ValueError(f"context must be at most {len(text) // 100}, got {context}")
+    letters = torch.from_numpy(np.frombuffer(text, np.uint8).astype(np.int64))
+    windows = letters[: (len(letters) - 1) // context * context].view(-1, context)
+    following = letters[1 : windows.numel() + 1].view(-1, context)
+    train = len(windows) * 9 // 10
+    parts = [(windows[rows], following[rows]) for rows in (slice(train), slice(train, None))]
+    return Data(f"Python {platform.python_version()}'s help texts", *parts)

@@ -170,9 +170,7 @@ class Explorable:
         for name, values in self.axes.items():
             first = first * len(values) + values.index(self.default[name])
         svg = self.frames[first]
-        width, height = (
-            round(float(x) * 4 / 3) for x in re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups()
-        )
+        width, height = size_of(svg)
         title = html.escape(_title(self.figure_fn))
         alt = html.escape(
             ", ".join([_title(self.figure_fn), *(f"{n} = {self.default[n]}" for n in shown)])
@@ -274,6 +272,12 @@ def _title(figure_fn):
     """What the figure shows, in words: the first line of the function's docstring, or its name."""
     function = _function(figure_fn)
     return (function.__doc__ or function.__name__).strip().splitlines()[0].rstrip(".")
+
+
+def size_of(svg):
+    """(width, height) of an SVG in a page's pixels, whole numbers."""
+    points = re.search(r'viewBox="0 0 (\S+) (\S+)"', svg).groups()
+    return tuple(round(float(x) * 4 / 3) for x in points)
 
 
 def draw(figure_fn, values, kind):

@@ -2,26 +2,31 @@
 
 An experiment is a function of a setting (a dict of plain values) that returns plain numbers,
 strings, lists or dicts. `Results.run` calls it for one setting after another and keeps, beside each
-answer, the setting, the seconds it took, and the versions and device it ran on. A setting names
-everything that the answer depends on; when the function itself changes, give the settings a version
-number and raise it. Files are JSON, written by this module only; a checksum tells whether a file is
-what was written. Several processes may write one file.
+answer, the setting, the data it is of, the seconds it took, and the versions, commit and device it
+ran on. A setting and its data are everything that the answer depends on; when the function itself
+changes, give the settings a version number and raise it. Files are JSON, written by this module
+only; a checksum tells whether a file is what was written. Several processes may write one file.
+
+Files of an older module are read, too: what they do not say counts as "unknown".
 """
 
 import contextlib
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
 import math
 import os
 import platform
+import subprocess
 import sys
 import time
 import uuid
 import warnings
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -29,6 +34,7 @@ SHIPPED = Path(__file__).with_name("stored")  #: results that come with the modu
 SIZES = ("quick", "full")
 STALE = 20.0  #: seconds after which a lock that nobody has touched is that of a dead process
 DEEPEST = 100  #: levels of lists and dicts in a setting or an answer
+UNKNOWN = "unknown"  #: what an older file does not say
 
 
 def size_of_experiments():
@@ -59,6 +65,8 @@ class Results:
             any.
         fresh: start from nothing: what is stored now goes with the first save (the environment
             variable HESSINIT_FRESH=1 does the same). None: only in quick size.
+        data_of: function of a setting: its data's name and hash, as text (`records.label`). Only
+            answers that are of these data are found. None for experiments without data.
 
     Raises:
         ValueError: for an unknown size.
@@ -71,7 +79,8 @@ class Results:
         [4, 9]
     """
 
-    def __init__(self, name, size=None, folder=None, fresh=None):
+    def __init__(self, name, size=None, folder=None, fresh=None, data_of=None):
+        self.data_of = data_of or (lambda setting: None)
         self.name, self.size = name, size_of_experiments() if size is None else size
         if self.size not in SIZES:
             raise ValueError(f"unknown size {self.size!r}; known: {', '.join(SIZES)}")
@@ -82,7 +91,7 @@ class Results:
         self.environments, self.records = [], []
         self._computed = set()  # keys of the settings whose answers are this object's own
         try:
-            found = _read(self.path)
+            found = read(self.path)
         except ValueError:
             with _alone(self.path):  # another may be at it, too
                 found = self._read_or_move_aside()
@@ -103,13 +112,14 @@ class Results:
                 as strings.
             OSError: if the file cannot be written; what was answered before that is kept.
         """
-        settings = [(setting, _plain(setting)) for setting in settings]
-        known = {_key(record["setting"]) for record in self.records}
+        settings = [(setting, self._asked(setting)) for setting in settings]
+        known = {_key(record) for record in self.records}
         missing = {
             _key(stored): (setting, stored)
             for setting, stored in settings
             if _key(stored) not in known
         }
+        environment = _here(device) if missing else None  # of the code that is loaded now
         saved = time.monotonic()
         todo = tqdm(missing.items(), desc=self.name, leave=False) if progress else missing.items()
         try:
@@ -118,10 +128,10 @@ class Results:
                 answer = _plain(function(**setting))
                 self.records.append(
                     {
-                        "setting": stored,
+                        **stored,
                         "answer": answer,
                         "seconds": round(time.perf_counter() - start, 3),
-                        "environment": _index(self.environments, _here(device)),
+                        "environment": _index(self.environments, environment),
                     }
                 )
                 self._computed.add(key)
@@ -141,22 +151,35 @@ class Results:
             TypeError, ValueError: as `run`.
         """
         if settings is None:
-            return [_floats(record["answer"]) for record in self.records]
-        return self._answers([_plain(setting) for setting in settings])
+            return [floats(record["answer"]) for record in self.records]
+        return self._answers([self._asked(setting) for setting in settings])
 
-    def _answers(self, stored):
-        """Answers to these settings, given in the form that is stored."""
-        by_key = {_key(record["setting"]): record["answer"] for record in self.records}
+    def __contains__(self, setting):
+        """Is there an answer to this setting, of its data?"""
+        asked = _key(self._asked(setting))
+        return any(_key(record) == asked for record in self.records)
+
+    def _asked(self, setting):
+        """What tells a record from others: the setting, as it is stored, and its data."""
+        return {"setting": _plain(setting), "data": self.data_of(setting)}
+
+    def _answers(self, asked):
+        """Answers to what `_asked` gives."""
+        by_key = {_key(record): record["answer"] for record in self.records}
         try:
-            return [_floats(by_key[_key(setting)]) for setting in stored]
+            return [floats(by_key[_key(each)]) for each in asked]
         except KeyError as missing:
             raise KeyError(
-                f"{self.path.name} holds no answer for the setting {missing.args[0]}: call run"
+                f"{self.path.name} holds no answer for {missing.args[0]}: call run"
             ) from None
+
+    def data(self):
+        """Names and hashes of the data that the stored answers are of, sorted."""
+        return sorted({str(record["data"]) for record in self.records if record["data"]})
 
     def items(self):
         """[(setting, answer), ...] of all that is stored."""
-        return [(_floats(record["setting"]), _floats(record["answer"])) for record in self.records]
+        return [(floats(record["setting"]), floats(record["answer"])) for record in self.records]
 
     def __len__(self):
         return len(self.records)
@@ -188,27 +211,19 @@ class Results:
         with _alone(self.path):
             theirs, records = self._read_or_move_aside() or ([], [])
             environments = list(self.environments)
-            merged = {_key(record["setting"]): record for record in self.records}
+            merged = {_key(record): record for record in self.records}
             for record in records:
-                key = _key(record["setting"])
+                key = _key(record)
                 if key not in self._computed and _identity(record) not in self._dropped:
                     number = _index(environments, theirs[record["environment"]])
                     merged[key] = {**record, "environment": number}
-            _write(
-                self.path,
-                {
-                    "name": self.name,
-                    "size": self.size,
-                    "environments": environments,
-                    "records": list(merged.values()),
-                },
-            )
+            write(self.path, self.name, self.size, environments, list(merged.values()))
             self._dropped = set()
 
     def _read_or_move_aside(self):
-        """What `_read` gives; a file that is corrupt is moved aside. To be called alone."""
+        """What `read` gives; a file that is corrupt is moved aside. To be called alone."""
         try:
-            return _read(self.path)
+            return read(self.path)
         except ValueError as error:
             aside = self.path.with_name(self.path.name + ".corrupt")
             if aside.exists():
@@ -225,7 +240,7 @@ class Results:
         """The environments and records that come with the module."""
         path = SHIPPED / self.path.name
         try:
-            return _read(path) or ([], [])
+            return read(path) or ([], [])
         except ValueError as error:
             warnings.warn(
                 f"{path} is corrupt: {error}. Its results are computed again", stacklevel=3
@@ -233,13 +248,17 @@ class Results:
             return [], []
 
 
-def _read(path):
-    """(environments, records) of a file, None if there is none; ValueError if it is corrupt."""
+def read(path):
+    """(environments, records) of a file, None if there is none; ValueError if it is corrupt.
+
+    What an older file does not say is "unknown".
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content.pop("sha256") != _checksum(content):
             raise ValueError("its checksum is not that of its content")
-        return content["environments"], content["records"]
+        environments = [{**_NOTHING_KNOWN, **each} for each in content["environments"]]
+        return environments, [{"data": UNKNOWN, **each} for each in content["records"]]
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
@@ -248,8 +267,9 @@ def _read(path):
         ) from error
 
 
-def _write(path, content):
+def write(path, name, size, environments, records):
     """Write a file in one step: those who read it meanwhile find the old one or the new one."""
+    content = {"name": name, "size": size, "environments": environments, "records": records}
     text = json.dumps({**content, "sha256": _checksum(content)}, indent=0, allow_nan=False)
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     try:
@@ -298,18 +318,44 @@ def _alone(path):
         lock.unlink(missing_ok=True)
 
 
+#: What an environment says since it was first asked for; older files lack some of it.
+_NOTHING_KNOWN = dict.fromkeys(("numpy", "commit", "instructions"), UNKNOWN)
+
+
 def _here(device):
-    """Today's versions and device."""
+    """Today's versions, commit and device."""
     device = torch.device(device)
     gpu = device.type == "cuda"
     return {
         "date": datetime.date.today().isoformat(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "numpy": np.__version__,
         "hessinit_lite": _version(),
+        "commit": _commit(),
         "device": torch.cuda.get_device_name(device) if gpu else f"CPU ({_processor()})",
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
+
+
+@functools.cache
+def _commit():
+    """The module's commit, with "+" if files changed since; "unknown" outside a checkout."""
+    here = Path(__file__).parents[1]
+
+    def git(*arguments):
+        command = ["git", "-C", str(here), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=10, check=True
+        ).stdout
+
+    try:
+        git("ls-files", "--error-unmatch", str(Path(__file__)))  # not a copy that is installed
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", str(here))
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return UNKNOWN
 
 
 def _index(environments, environment):
@@ -360,23 +406,23 @@ def _plain(value, levels=DEEPEST):
     return json.loads(json.dumps(value))
 
 
-def _floats(value):
-    """The opposite of `_plain`."""
+def floats(value):
+    """A setting or an answer as it was before it was stored: the opposite of `_plain`."""
     if isinstance(value, dict):
         if list(value) == ["float"] and value["float"] in ("inf", "-inf", "nan"):
             return float(value["float"])
-        return {key: _floats(each) for key, each in value.items()}
-    return [_floats(each) for each in value] if isinstance(value, list) else value
+        return {key: floats(each) for key, each in value.items()}
+    return [floats(each) for each in value] if isinstance(value, list) else value
 
 
-def _key(stored):
-    """A setting, in the form that is stored, as text."""
-    return json.dumps(stored, sort_keys=True)
+def _key(record):
+    """A record's setting and data as text."""
+    return json.dumps([record["setting"], record["data"]], sort_keys=True)
 
 
 def _identity(record):
     """What tells a record from a newer one of the same setting."""
-    return json.dumps([record["setting"], record["answer"], record["seconds"]], sort_keys=True)
+    return json.dumps([_key(record), record["answer"], record["seconds"]], sort_keys=True)
 
 
 def _checksum(content):

@@ -16,7 +16,7 @@ from ...spectrum import top_eigenvalues
 from ..data import Data, cifar10, digits, mnist
 from ..networks import EfficientNet, GoogLeNet, LeNet5, ResNet18
 from ..probes import digits_net, seeded
-from ..records import rounded
+from ..records import answered, label, rounded
 from ..results import Results
 from ..statistics import interval
 from ..training import train
@@ -332,8 +332,9 @@ def run(size="quick", progress=False, device="cpu", folder=None):
         ("15-approximation", at_start, start_settings(size)),
         ("15-approximation-training", in_training, training_settings(size)),
     ):
-        results = Results(name, size, folder)
-        results.run(functools.partial(function, device=device), settings, device, progress)
+        results = Results(name, size, folder, data_of=lambda setting: label(setting["data"]))
+        function = functools.partial(function, device=device)
+        answered(results, function, settings, True, device, progress)
         done.append(results)
     return tuple(done)
 

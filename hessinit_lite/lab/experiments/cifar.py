@@ -21,8 +21,7 @@ from ...schemes import init_
 from ...spectrum import gradient_quotient
 from ..data import Data, cifar10, digits, mnist
 from ..networks import LeNet5, ResNet18
-from ..records import answered, fastest_device, marked, rounded
-from ..results import Results
+from ..records import answered, available, fastest_device, opened, rounded
 from ..training import train
 
 SCHEMES = ("hessian 1", "hessian 10", "lecun", "glorot", "orthogonal", "he")
@@ -31,8 +30,8 @@ DEVIATIONS = {
     "quick": (0.0001, 0.1, 0.2, 0.25),
     "full": (0.0001, 0.001, 0.01, 0.02, 0.05, 0.1, 0.25),
 }
-#: Fingerprints of the data that the stored answers are of. Settings on others hold their own.
-KNOWN = {"quick": "da4d061b39becc82", "full": "93d720e7e3fa75ed", "mnist": "a734e8c838896b6f"}
+#: Names of the data, by size; LeNet5 has MNIST in full size, too.
+NAMES = {"quick": "digits", "full": "cifar10", "mnist": "mnist"}
 
 
 class Found(NamedTuple):
@@ -107,14 +106,13 @@ def start(data, activation, scheme, seed, width, samples):
     return model, other, None
 
 
-def experiment(lr, steps, data=None, fingerprint=None, progress=False, **setting):
+def experiment(lr, steps, data=None, progress=False, **setting):
     """Curvature of all layers at the start; then SGD, batches of 32.
 
     Args:
         lr: learning rate.
         steps: 0 for no training.
         data: a Data of pictures.
-        fingerprint: of data that are not KNOWN: it only tells settings apart.
         progress: show a bar.
         setting: for `start`.
 
@@ -206,7 +204,6 @@ def lenet_run(
     standardize=True,
     batch_size=32,
     kind="quick",
-    fingerprint=None,
     device="cpu",
 ):
     """LeNet5, tanh, Glorot: curvature of its layers before every `every` steps of training.
@@ -220,7 +217,6 @@ def lenet_run(
         standardize: as `pictures`.
         batch_size: of SGD.
         kind: as `pictures`.
-        fingerprint: as `experiment`.
         device: where it runs.
 
     Returns:
@@ -270,7 +266,7 @@ LENET_MNIST = [
         "standardize": standardize,
         "kind": "mnist",
     }
-    for standardize, seeds in ((False, 5), (True, 3))
+    for standardize, seeds in ((False, 10), (True, 3))
     for seed in range(seeds)
 ]
 
@@ -297,14 +293,16 @@ def stored():
 
 
 def _found(size, compute, progress):
-    device, fresh = fastest_device(), None if compute else False
+    device = fastest_device()
     names = "13-cifar", "13-cifar-lenet", "13-cifar-lenet-mnist"
-    resnet, lenet, on_mnist = (Results(name, size, fresh=fresh) for name in names)
+    resnet, lenet, on_mnist = (
+        opened(name, size, compute, lambda setting, kind=kind: NAMES[kind])
+        for name, kind in zip(names, (size, size, "mnist"))
+    )
 
     def pairs(where, function, settings, kind):
         if compute:
-            load = functools.partial(pictures, standardize=False, device=device)
-            settings = marked(settings, lambda setting: kind, load, KNOWN)
+            settings = available(settings, lambda setting: NAMES[kind])
         return answered(where, function, settings, compute, device, progress)
 
     def resnets(**setting):

@@ -1,12 +1,12 @@
 """Chapter 12: starts and learning rates of small dense nets on MNIST, digits and others.
 
-A start is a scheme of `init_`, or a norm and its target for `hessian_init_`, as in "spectral 10".
-Weights are drawn on the CPU, so that a seed gives the same nets on every device.
+A start is a scheme of `init_`, or a norm and its target for `hessian_init_`, as in "spectral 10",
+or "normal 0.1", one standard deviation for all layers. Weights are drawn on the CPU, so that a seed
+gives the same nets on every device.
 """
 
 import functools
 import math
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,9 @@ from ...chain_rule import NORMS, layer_norms
 from ...models import MLP
 from ...principle import hessian_init_
 from ...schemes import init_
-from ..data import Data, cifar10, digits, fashion_mnist, mnist
+from ..data import Data
 from ..probes import signals
-from ..records import answered, fastest_device, marked, rounded
-from ..results import Results
+from ..records import answered, available, fastest_device, opened, raw, rounded
 from ..statistics import interval
 from ..training import accuracy, train_together
 
@@ -43,19 +42,8 @@ JUDGED = {
 }
 CHOOSE = {"quick": range(3), "full": range(1)}  #: seeds on which a rate is chosen
 JUDGE = range(10, 20)  #: seeds on which it is judged
-LOADERS = {
-    "digits": digits,
-    "mnist": mnist,
-    "fashion_mnist": fashion_mnist,
-    "cifar10": functools.partial(cifar10, allow_unverified=True),
-}
-#: Fingerprints of the data that the stored answers are of. Settings on others hold their own.
-KNOWN = {
-    "digits": "da4d061b39becc82",
-    "mnist": "a734e8c838896b6f",
-    "fashion_mnist": None,
-    "cifar10": "93d720e7e3fa75ed",  # JPEG-recompressed, 20,000 training pictures
-}
+COMMON = (0.02, 0.03, 0.05, 0.07, 0.1, 0.12, 0.15, 0.2, 0.25, 0.3)  #: one deviation for all layers
+COMMON_PICTURES = (60_000, 42_000)
 
 
 class Found(NamedTuple):
@@ -66,6 +54,7 @@ class Found(NamedTuple):
     swept: dict  #: every start and rate, on the seeds that choose the rate
     best: dict  #: every start at its own rate, on other seeds
     grids: dict  #: {name: [(setting, answer), ...]}: loss by target and rate
+    common: dict  #: {pictures: as table}: one standard deviation for all layers; full size only
     stored: list  #: the Results behind it
 
 
@@ -76,9 +65,7 @@ def load(name, device="cpu"):
     Raises:
         DataUnavailable: as the loaders of `hessinit_lite.lab.data`.
     """
-    with warnings.catch_warnings():  # of unofficial files: the data's name says so, too
-        warnings.simplefilter("ignore")
-        data = LOADERS[name](standardize=False)
+    data = raw(name)
     train, test = ((inputs.flatten(1), targets) for inputs, targets in (data.train, data.test))
     return Data(data.name, train, test).to(device)
 
@@ -91,7 +78,7 @@ def fresh(data, depth, width, activation, start, seed):
         depth: weight matrices.
         width: of the hidden layers.
         activation: a name in `ACTIVATIONS`.
-        start: a scheme, or a norm and its target, as in "spectral 10".
+        start: a scheme, or a norm and its target, as in "spectral 10", or "normal 0.1".
         seed: of the batch, on which norms are measured, and the weights.
 
     Returns:
@@ -103,10 +90,12 @@ def fresh(data, depth, width, activation, start, seed):
     on_cpu = tuple(part.cpu() for part in batch)
     model = MLP(batch[0].shape[1], width, depth, 10, activation=activation).to(batch[0].dtype)
     norm, _, target = start.partition(" ")
-    scheme = "forward" if target else norm
-    init_(model, scheme, generator=generator, batch=on_cpu)
+    plain = norm == "normal"
+    scheme = "forward" if target and not plain else norm
+    std = float(target) if plain else None
+    init_(model, scheme, generator=generator, batch=on_cpu, std=std)
     model.to(batch[0].device)
-    if not target:
+    if plain or not target:
         return model, batch, 1.0
     report = hessian_init_(model, F.cross_entropy, batch, float(target), norm, scheme=None)
     return model, batch, math.exp(min(report.history))
@@ -133,13 +122,12 @@ def experiment(
     epochs,
     evaluate,
     pictures=None,
-    fingerprint=None,
     device="cpu",
 ):
     """Train a net for each of `runs`, all on the same mini-batches of 32.
 
     Args:
-        data: a name in LOADERS.
+        data: a name in `records.LOADERS`.
         depth: as `fresh`, like width, activation and seed.
         width: as `fresh`.
         activation: as `fresh`.
@@ -148,7 +136,6 @@ def experiment(
         epochs: how long.
         evaluate: also evaluate the trained nets.
         pictures: so many of the training pictures, the first ones; None for all.
-        fingerprint: of data that are not KNOWN: it only tells settings apart.
         device: where it runs.
 
     Returns:
@@ -255,6 +242,13 @@ def shorter_settings():
     return settings_of("full", [(*each, 0.01) for each in PAPER], range(5), True, pictures=42_000)
 
 
+def common_settings(pictures, seeds=3):
+    """One standard deviation for all layers of the ReLU net, another reading of the paper's row."""
+    starts = [("relu", f"normal {deviation}", 0.01) for deviation in COMMON]
+    more = {} if pictures == 60_000 else {"pictures": pictures}
+    return settings_of("full", starts, range(seeds), True, **more)
+
+
 def sweep_settings(size):
     """The starts that are not in the first grid, at its rates."""
     rates = dict.fromkeys(rate for _, rate in next(iter(GRIDS[size].values()))[0]["runs"])
@@ -309,15 +303,14 @@ def stored():
 
 def _found(size, compute, progress):
     device = fastest_device()
-    fresh = None if compute else False
-    names = "12-mnist", "12-mnist-shorter", "12-mnist-rates"
-    first, fewer, rates = (Results(name, size, fresh=fresh) for name in names)
+    names = "12-mnist", "12-mnist-shorter", "12-mnist-rates", "12-mnist-common"
+    source = lambda setting: setting["data"]
+    first, fewer, rates, common = (opened(name, size, compute, source) for name in names)
     function = functools.partial(experiment, device=device)
 
     def pairs(where, settings):
         if compute:
-            data_of = functools.partial(load, device=device)
-            settings = marked(settings, lambda setting: setting["data"], data_of, KNOWN)
+            settings = available(settings, source)
         return answered(where, function, settings, compute, device, progress)
 
     table = collected(pairs(first, table_settings(size)))
@@ -330,7 +323,11 @@ def _found(size, compute, progress):
     if set(JUDGED[size]) <= {run[:2] for run in swept}:
         runs = [(*start, rate) for start, rate in best_rates(swept, JUDGED[size]).items()]
         best = collected(pairs(rates, settings_of(size, runs, JUDGE, True)))
-    return Found(table, shorter, swept, best, grids, [first, fewer, rates])
+    by_pictures = {
+        pictures: collected(pairs(common, common_settings(pictures) if size == "full" else []))
+        for pictures in COMMON_PICTURES
+    }
+    return Found(table, shorter, swept, best, grids, by_pictures, [first, fewer, rates, common])
 
 
 def best_targets(losses):

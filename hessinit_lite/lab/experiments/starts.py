@@ -1,14 +1,14 @@
 """Chapter 11: where does the principle pay? Starts compared, each at its own best learning rate.
 
-A start is a base (`forward`, `orthogonal`, `lsuv`) and a change of it: none; every layer's norm
-brought to a target; the control, one common factor that brings their geometric mean to 3; and the
-base with a learning rate of its own for each layer, in proportion to 1/norm. Rates are chosen on
-three seeds, factors of 4 first and then of 2 around the best, and judged on ten others.
+A start is a base (`forward`, `orthogonal` times the gain, `lsuv`) and a change of it: none; every
+layer's norm brought to a target; the control, one common factor that brings their geometric mean to
+3; and the base with a learning rate of its own for each layer, in proportion to 1/norm. Rates are
+chosen on three seeds, factors of 4 first and then of 2 around the best, and judged on ten others.
 """
 
 import copy
 import math
-from functools import partial
+from functools import cache, lru_cache, partial
 
 import torch
 import torch.nn.functional as F
@@ -19,8 +19,10 @@ from ...models import MLP, weight_layers
 from ...principle import hessian_init_
 from ...schemes import init_
 from ...spectrum import top_eigenvalues
+from ...variance import gain
 from ..data import digits, mnist
 from ..probes import seeded
+from ..records import answered, available, opened
 from ..results import Results
 from ..training import accuracy, final_losses, train_together
 
@@ -56,11 +58,10 @@ def start(data, depth, width, activation, base, change, seed):
     model = MLP(inputs[0].numel(), width, depth, int(targets.max()) + 1, activation=activation)
     batch = data.batch(128, generator)
     kind, _, number = change.partition(" ")
+    factor = gain(activation) if base == "orthogonal" else 1.0
+    init_(model, base, generator=generator, batch=batch, factor=factor)
     if kind == "target":
-        target = float(number)
-        hessian_init_(model, F.cross_entropy, batch, target, scheme=base, generator=generator)
-        return model, batch, None
-    init_(model, base, generator=generator, batch=batch)
+        hessian_init_(model, F.cross_entropy, batch, float(number), scheme=None)
     if kind == "common":
         scale_together_(model, batch, float(number))
     if kind == "rates":
@@ -77,7 +78,9 @@ def norms_of(model, batch):
 def scale_together_(model, batch, target):
     """One factor on all weights, in place, so that the geometric mean of the norms is the target.
 
-    Regula falsi on logarithms, within a factor of 1.05 or after twelve measurements.
+    Regula falsi on logarithms between bounds that close in, within a factor of 1.05 or after twenty
+    measurements. A scale at which the loss overflows counts as too large. Steps are
+    short: where units saturate, a larger scale may mean a smaller norm.
     """
     drawn = {layer: layer.weight.detach().clone() for layer in weight_layers(model).values()}
 
@@ -85,17 +88,27 @@ def scale_together_(model, batch, target):
         with torch.no_grad():
             for layer, weight in drawn.items():
                 layer.weight.copy_(weight * math.exp(log_factor))
+            if not F.cross_entropy(model(batch[0]), batch[1]).isfinite():
+                return math.inf
         norms = norms_of(model, batch).values()
         return sum(math.log(max(norm, 1e-30)) for norm in norms) / len(norms) - math.log(target)
 
     at, value, slope = 0.0, off(0.0), 2.0 * (len(drawn) - 1)  # the scaling law, homogeneous nets
-    for _ in range(12):
-        if abs(value) < math.log(1.05):
-            return
-        step = max(-0.3, min(0.3, -value / slope))
-        new = off(at + step)
-        slope = max(0.5, (new - value) / step)  # of a saturating net it may vanish
-        at, value = at + step, new
+    low, high, best = -math.inf, math.inf, (math.inf, 0.0)  # bounds; (how far off, where)
+    for _ in range(20):
+        best = min(best, (abs(value), at))
+        if best[0] < math.log(1.05):
+            break
+        low, high = (at, high) if value < 0 else (low, at)
+        new = at + max(-0.1, min(0.1, -value / slope))
+        if not low < new < high:
+            new = (low + high) / 2
+        found = off(new)
+        if math.isfinite(found - value):
+            slope = max(0.5, (found - value) / (new - at))  # of a saturating net it may vanish
+        at, value = new, found
+    if at != best[1]:
+        off(best[1])
 
 
 def outcome(models, data, rates, steps, seeds, optimizer, factors):
@@ -108,10 +121,31 @@ def outcome(models, data, rates, steps, seeds, optimizer, factors):
     return final_losses(losses)
 
 
+@cache
+def loaded(name):
+    """A data set, read once."""
+    return DATA[name]()
+
+
+@lru_cache(maxsize=len(TUNING) + len(JUDGING))  # both optimizers begin from the same nets
+def drawn(data, *setting):
+    """`start` of a data set's name; whoever trains the net takes a copy."""
+    return start(loaded(data), *setting)
+
+
+@lru_cache(maxsize=len(JUDGING))
+def measured(*setting):
+    """Norms of the layers and the whole net's largest eigenvalue, of a net of `drawn`."""
+    model, batch, _ = drawn(*setting)
+    operator = hessian(model, F.cross_entropy, batch)
+    largest, _ = top_eigenvalues(operator, rtol=1e-2, generator=seeded(0))
+    return list(norms_of(model, batch).values()), float(largest[0])
+
+
 def compare(data, depth, width, activation, optimizer, base, change, steps):
     """One start at its best rate. Answers: plain numbers, lists over the judging seeds."""
-    data = DATA[data]()
-    make = partial(start, data, depth, width, activation, base, change)
+    setting = data, depth, width, activation, base, change
+    data, make = loaded(data), partial(drawn, *setting)
     tuned = {seed: make(seed) for seed in TUNING}
 
     def mean_loss(rates):
@@ -128,16 +162,12 @@ def compare(data, depth, width, activation, optimizer, base, change, steps):
     tuning |= mean_loss([middle / 2, middle * 2])
     rate = min(tuning, key=tuning.get)
 
-    judged = [make(seed) for seed in JUDGING]
-    models, batches, factors = zip(*judged)
-    norms = [list(norms_of(model, batch).values()) for model, batch in zip(models, batches)]
-    curvature = [
-        float(top_eigenvalues(hessian(m, F.cross_entropy, b), rtol=1e-2, generator=seeded(0))[0])
-        for m, b in zip(models, batches)
-    ]
+    models, _, factors = zip(*(make(seed) for seed in JUDGING))
+    models = [copy.deepcopy(model) for model in models]
+    norms, curvature = zip(*(measured(*setting, seed) for seed in JUDGING))
     factors = list(factors) if change == "rates" else None
     rates = [rate] * len(models)
-    losses = outcome(list(models), data, rates, steps, list(JUDGING), optimizer, factors)
+    losses = outcome(models, data, rates, steps, list(JUDGING), optimizer, factors)
     return {
         "tuning": {f"{rate:g}": round(loss, 5) for rate, loss in sorted(tuning.items())},
         "rate": rate,
@@ -163,17 +193,51 @@ def settings(size):
         {"data": data, "depth": depth, "width": width, "activation": activation}
         | {"optimizer": optimizer, "base": base, "change": change, "steps": 400}
         for data, depth, width in nets
-        for pair in (("gelu", "relu"), ("silu", "tanh"))
-        for optimizer in RATES
-        for activation in pair
+        for activation in ("gelu", "relu", "silu", "tanh")
         for base in BASES
         for change in CHANGES
+        for optimizer in RATES
         if not (optimizer == "adamw" and change == "rates")
     ]
 
 
+def stored():
+    """[(setting, answer)] of the full comparison as far as it is stored: nothing is run."""
+    return Results(NAME, "full", fresh=False).items()
+
+
+def losses_of(answer):
+    """Losses of the judged runs, [seeds]: one that is lost counts as guessing, log(10)."""
+    losses = torch.tensor(answer["loss"], dtype=torch.float64)
+    return losses.nan_to_num(math.inf).clamp(max=math.log(10))
+
+
+def factors_off(pairs, power, groups=None):
+    """How far the rates c / λ^power are from the best ones: a factor ≥ 1 for each pair.
+
+    Each pair is predicted by the c that the other groups ask for, the geometric mean of theirs.
+
+    Args:
+        pairs: [(λ, best rate)], three or more.
+        power: of λ; 0 for one rate for all.
+        groups: of each pair a name, such as its data set's; None: each pair is its own group.
+
+    Raises:
+        ValueError: if all pairs are of one group: nothing is left to predict them by.
+    """
+    groups = list(range(len(pairs))) if groups is None else list(groups)
+    names = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    if len(names) < 2:
+        raise ValueError("pairs of one group cannot be predicted by others: give two groups")
+    group = torch.tensor([names[name] for name in groups])
+    curvature, rate = torch.tensor(pairs, dtype=torch.float64).log().T
+    wanted = rate + power * curvature  # log c, if this pair had its way
+    others = (group[:, None] != group).double()
+    return (wanted - others @ wanted / others.sum(1)).abs().exp().tolist()
+
+
 def run(size="quick", progress=False):
     """[(setting, answer)] of all settings; what is stored is not computed again."""
-    results = Results(NAME, size)
-    wanted = settings(size)
-    return list(zip(wanted, results.run(compare, wanted, progress=progress)))
+    source = lambda setting: setting["data"]
+    results = opened(NAME, size, True, source)
+    return answered(results, compare, available(settings(size), source), progress=progress)

@@ -7,6 +7,7 @@ same on every device.
 
 import copy
 import functools
+import hashlib
 import math
 from itertools import combinations
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from ..corpus import Corpus, docstrings, text8
 from ..data import DataUnavailable
 from ..networks import SkipGram
 from ..probes import seeded
+from ..records import answered
 from ..results import Results
 
 NEGATIVES, WINDOW, BATCH = 5, 5, 128
@@ -65,6 +67,13 @@ def task(size="quick", device="cpu"):
     steps = 3 * len(text.tokens) // BATCH if full else 800
     seeds = [0, 1] if full else [0, 1, 2, 3, 4]
     return Task(corpus, text, held, look, 100 if full else 16, steps, seeds, device)
+
+
+def fingerprint(corpus):
+    """16 hex digits that tell a Corpus from any other."""
+    found = hashlib.sha256(corpus.tokens.to(torch.int64).cpu().numpy().tobytes())
+    found.update("\n".join(corpus.words).encode())
+    return found.hexdigest()[:16]
 
 
 def pairs(text, size, seed, device="cpu", dtype=None):
@@ -310,8 +319,13 @@ def settings(task):
         "seeds": list(task.seeds),
         "text": task.corpus.name,
     }
+    return settings_like(common)
+
+
+def settings_like(setting):
+    """Every start at every rate, all else as in a setting."""
     both = [(start, rate) for rate in RATES for start in STARTS] + [("norm 1", 1 / LOGITS)]
-    return [{"start": start, "rate": rate, **common} for start, rate in both]
+    return [{**setting, "start": start, "rate": rate} for start, rate in both]
 
 
 def run(size="quick", progress=False, device="cpu", folder=None, made=None):
@@ -325,8 +339,9 @@ def run(size="quick", progress=False, device="cpu", folder=None, made=None):
         made: a Task in place of the size's own.
     """
     made = made or task(size, device)
-    results = Results("14-word2vec", size, folder)
-    results.run(functools.partial(answer, made), settings(made), device, progress)
+    text = f"{made.corpus.name} sha256:{fingerprint(made.corpus)}"
+    results = Results("14-word2vec", size, folder, data_of=lambda _: text)
+    answered(results, functools.partial(answer, made), settings(made), True, device, progress)
     return results
 
 

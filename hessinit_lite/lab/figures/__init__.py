@@ -6,6 +6,7 @@
 """
 
 from ...plots import BLUE, GREEN, ORANGE, PURPLE, SKY
+from .branches import branch_starts, draw_branch_starts, measure_branch_starts
 from .curvature import (
     approximation_error,
     chain_rule_error,
@@ -16,13 +17,11 @@ from .curvature import (
     draw_convolution_curvature,
     draw_density,
     draw_gradient_dependence,
-    draw_jacobian_products,
     draw_jacobian_spectrum,
     draw_lanczos_convergence,
     draw_misprints,
     draw_shards,
     gradient_dependence,
-    jacobian_products,
     jacobian_spectrum,
     lanczos_convergence,
     measure_approximation_error,
@@ -30,13 +29,23 @@ from .curvature import (
     measure_convolution_curvature,
     measure_density,
     measure_gradient_dependence,
-    measure_jacobian_products,
     measure_jacobian_spectrum,
     measure_lanczos_convergence,
     measure_misprints,
     measure_shards,
     misprints,
     shards,
+)
+from .jacobians import (
+    draw_fan_rules,
+    draw_jacobian_bound,
+    draw_jacobian_products,
+    fan_rules,
+    jacobian_bound,
+    jacobian_products,
+    measure_fan_rules,
+    measure_jacobian_bound,
+    measure_jacobian_products,
 )
 from .products import difference_error, draw_difference_error, measure_difference_error
 from .scales import (
@@ -53,6 +62,7 @@ from .scales import (
     principle,
     scale_and_rate,
 )
+from .steps import along_the_step, draw_along_the_step, measure_along_the_step
 from .variance import (
     correlations,
     draw_correlations,
@@ -73,3 +83,4 @@ from .variance import (
     signal_by_layer,
     variance_flow,
 )
+from .width import draw_width_curvature, measure_width_curvature, width_curvature

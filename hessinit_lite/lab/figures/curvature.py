@@ -1,4 +1,4 @@
-"""Figures of curvature: products, spectra, the chain rule, Jacobians, convolutions.
+"""Figures of curvature: spectra, the chain rule, a Jacobian's spectrum, convolutions.
 
 In the shapes L is the number of layers shown. Numbers are as measured; what a figure draws at the
 edge of its range is kept there by the drawing.
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from ...chain_rule import layer_blocks, layer_gradients, layer_norms
+from ...chain_rule import layer_blocks, layer_gradients
 from ...curvature import gauss_newton, hessian
 from ...models import MLP, activation_module
 from ...plots import (
@@ -18,20 +18,18 @@ from ...plots import (
     GREEN,
     LAYER,
     ORANGE,
-    PURPLE,
     RELATIVE_SIGNAL,
     band,
     legend_below,
     level,
     panels_in_a_row,
-    some_layers,
-    two_decades,
     whole_layers,
 )
 from ...schemes import init_
 from ...spectrum import spectral_density, top_eigenvalues
 from ...variance import gain, gradient_profile, variance_profile
 from ..data import digits
+from .axes import some_layers, two_decades
 
 
 class ChainRuleError(NamedTuple):
@@ -325,97 +323,6 @@ def gradient_dependence(depth, activation, width=64, seed=0, nets=5, samples=128
     """
     numbers = measure_gradient_dependence(depth, activation, width, seed, nets, samples)
     return draw_gradient_dependence(numbers, depth, activation)
-
-
-class JacobianProducts(NamedTuple):
-    """Theorem 7 by layer, for three factors on the weights."""
-
-    layers: torch.Tensor  # [L], from 1
-    factors: tuple  # three
-    forward: torch.Tensor  # [3 factors, L], ‖F‖² / ‖x‖² (ratio)
-    backward: torch.Tensor  # [3 factors, L], ‖Γ‖² / ‖S‖² (ratio)
-    norm: torch.Tensor  # [3 factors, L], ‖H_w(k)‖ (loss per unit step²)
-    bound: torch.Tensor  # [3 factors, L], its bound (loss per unit step²)
-
-
-def measure_jacobian_products(depth, activation, width=32, seed=0, samples=8):
-    """The numbers of `jacobian_products`, a JacobianProducts."""
-    shown, factors = some_layers(depth, most=9), (0.8, 1.0, 1.25)
-    found = []
-    for factor in factors:
-        generator = torch.Generator().manual_seed(seed)
-        model = MLP(64, width, depth, 10, activation=activation, bias=False).double()
-        init_(model, "forward", generator=generator, factor=factor)
-        inputs, targets = digits().batch(samples, generator)
-        inputs, signals = inputs.double(), []
-        hooks = [
-            layer.register_forward_hook(lambda _, args, u: signals.append((args[0], u)))
-            for layer in model.layers
-        ]
-        outputs = model(inputs)
-        for hook in hooks:
-            hook.remove()
-        zs, us = zip(*signals)
-        # Rows of the backward products times A, for every unit output at once: [K, N, d_k+1].
-        units = torch.eye(10, dtype=outputs.dtype)[:, None].expand(-1, samples, -1)
-        backward = torch.autograd.grad(outputs, us, units, is_grads_batched=True, retain_graph=True)
-        slopes = [torch.autograd.grad(z.sum(), u, retain_graph=True)[0] for z, u in zip(zs[1:], us)]
-        product = torch.eye(64, dtype=outputs.dtype).expand(samples, -1, -1)
-        forward = [product]
-        for slope, layer in zip(slopes, model.layers):
-            forward.append(slope[:, :, None] * (layer.weight.detach() @ product))
-            product = forward[-1]
-        for k, layer in enumerate(model.layers):
-            layer.weight.requires_grad_(k + 1 in shown)
-        batch, loss_fn = (inputs, targets), F.cross_entropy
-        blocks = layer_blocks(model, loss_fn, batch).values()
-        norms = layer_norms(model, loss_fn, batch, rtol=1e-2).values()
-        root = list(blocks)[-1].curvature[:, :, 0].transpose(0, 1)  # S / √N: [N, C, K]
-        sizes, curvature = inputs.square().sum(1), torch.linalg.matrix_norm(root, 2) ** 2
-        by_layer = []
-        for k, block, norm in zip(shown - 1, blocks, norms):
-            signal = float(block.inputs.square().sum() / sizes.sum())
-            gradient = float(block.curvature.square().sum() / root.square().sum())
-            behind = torch.linalg.matrix_norm(backward[k].transpose(0, 1), 2) ** 2
-            before = torch.linalg.matrix_norm(forward[k], 2) ** 2
-            bound = float((before * behind * sizes * curvature).sum())
-            by_layer.append((signal, gradient, norm, bound))
-        found.append(by_layer)
-    found = torch.tensor(found, dtype=torch.float64)  # [3 factors, L, 4]
-    return JacobianProducts(shown, factors, *found.unbind(2))
-
-
-def draw_jacobian_products(numbers, depth, activation):
-    """A JacobianProducts as a Figure."""
-    shown = numbers.layers
-    figure, (left, right) = panels_in_a_row(2, height=3.6, yscale="log", xlabel=LAYER)
-    for i, (factor, color, marker) in enumerate(
-        zip(numbers.factors, (ORANGE, BLUE, PURPLE), "vo^")
-    ):
-        style = dict(color=color, marker=marker, markersize=4)
-        left.plot(shown, numbers.forward[i], **style, label=f"{factor:g} × the forward scale")
-        left.plot(shown, numbers.backward[i], "--", **style, markerfacecolor="none")
-        right.plot(shown, numbers.norm[i], **style)
-        right.plot(shown, numbers.bound[i], "--", color=color)
-    figure.suptitle(f"{activation}, depth {depth}")
-    left.set(title="products: forward —, backward - -", ylabel="mean square (ratio)")
-    right.set(title="norm —, bound of Theorem 7 - -", ylabel=f"‖H_w(k)‖ ({CURVATURE})")
-    whole_layers(left, right)
-    legend_below(figure, left, 3)
-    return figure
-
-
-def jacobian_products(depth, activation, width=32, seed=0, samples=8):
-    """Theorem 7 by layer: the two products of Jacobians (left), the norm and its bound (right).
-
-    Digits, cross-entropy, float64, no biases; the scheme "forward" with 0.8, 1 and 1.25 times its
-    standard deviation. Left: ‖F‖² / ‖x‖², the forward product on the inputs (solid), and
-    ‖Γ‖² / ‖S‖², the transposed backward product on the root S of the loss's curvature (dashed), in
-    squared Frobenius norms over the samples. Right: ‖H_w(k)‖ (solid) and the mean over the samples
-    of ‖J_n-1 … J_k+1 A‖² ‖H_z‖ ‖J_k-1 … J_0‖² ‖x‖² (dashed).
-    """
-    numbers = measure_jacobian_products(depth, activation, width, seed, samples)
-    return draw_jacobian_products(numbers, depth, activation)
 
 
 class JacobianSpectrum(NamedTuple):

@@ -24,8 +24,6 @@ from ...plots import (
     band,
     legend_below,
     panels_in_a_row,
-    some_layers,
-    two_decades,
     whole_layers,
 )
 from ...schemes import init_
@@ -38,6 +36,7 @@ from ...variance import (
     variance_profile,
 )
 from ..data import digits
+from .axes import some_layers, two_decades
 
 
 def _layer_flow(model, inputs, generator=None):
@@ -77,6 +76,7 @@ def _signal_and_gradient(depth, activation, signal=RELATIVE_SIGNAL, gradient=REL
     figure, (left, right) = panels_in_a_row(2, yscale="log", xlabel=LAYER)
     left.set(title=f"{activation}, depth {depth}: signal", ylabel=signal)
     right.set(title="gradient", ylabel=gradient)
+    whole_layers(left, right)
     return figure, (left, right)
 
 
@@ -236,6 +236,7 @@ def draw_gain_flow(numbers, depth, activation):
             style = dict(color=color, marker=marker, markersize=4)
             band(axes, numbers.layers, flow, color)
             axes.plot(numbers.layers, flow.mean(0), **style, label=f"{name}: {g:.2f}")
+        two_decades(axes)
     legend_below(figure, panels[0], 3)
     return figure
 
