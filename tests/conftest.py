@@ -1,6 +1,8 @@
 """Settings of the whole test suite."""
 
 import contextlib
+import sys
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -9,6 +11,7 @@ import torch
 
 import hessinit_lite as hl
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "book" / "_tools"))
 with contextlib.suppress(second_device.Unavailable):  # its tests are skipped then, with the reason
     second_device.register()  # before the first backward pass: that is when autograd counts devices
 torch.set_num_threads(1)  # tiny tensors: a second thread would only cost
@@ -20,6 +23,16 @@ hypothesis.settings.load_profile("book")
 @pytest.fixture(scope="session")
 def digits():
     return hl.digits()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A Chromium. Not one for all files: while it is open its event loop counts as running, and others will not start."""
+    import site_checks  # here: not every environment that runs the tests has playwright
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright, site_checks.open_chromium(playwright) as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -6,12 +6,14 @@
     seeds      with all seeds shifted by --offset: on a GPU the draws differ, so no assertion may rest on one
     device     with `device = "second"` in place of "cuda" (second_device.py): nothing mixes devices
 
+Slider figures draw the corners of their axes only, but in the mode `stored`, which draws every frame.
 Prints a line a notebook and what failed; ends with status 1 if anything did.
 """
 
 import argparse
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -39,6 +41,14 @@ OFFSETS = (1000, 2000, 3000, 4000, 5000)
 
 def environment(results, **more):
     return {**os.environ, "HESSINIT_RESULTS": str(results), "HESSINIT_SIZE": "quick", **more}
+
+
+def only_corners(folder):
+    """The setting that makes IPython run startup/corners.py first, from a folder that it may write into."""
+    startup = folder / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    shutil.copy(TESTS / "startup" / "corners.py", startup)
+    return {"IPYTHONDIR": str(folder)}
 
 
 def nbval(path, folder, results, settings):
@@ -70,11 +80,12 @@ def failures(path, results, settings, device=None):
 def run(path, mode, offset=OFFSETS[0]):
     """What fails in a notebook in one of MODES, as lines of text: empty if nothing does."""
     with tempfile.TemporaryDirectory() as results:
+        corners = only_corners(Path(results) / "ipython") if mode != "stored" else {}
         if mode == "seeds":
-            return failures(path, results, {"SEED_OFFSET": str(offset)})
+            return failures(path, results, {"SEED_OFFSET": str(offset), **corners})
         if mode == "device":
-            return failures(path, results, {"SECOND_DEVICE": "1"}, device="second")
-        done = nbval(path, BOOK, results, UNDER_NBVAL[mode])
+            return failures(path, results, {"SECOND_DEVICE": "1", **corners}, device="second")
+        done = nbval(path, BOOK, results, UNDER_NBVAL[mode] | corners)
         return [] if done.returncode == 0 else (done.stdout[-5000:] + done.stderr[-2000:]).splitlines()
 
 

@@ -15,7 +15,6 @@ from collections import Counter
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "second"
 #: operations whose result has a size that the host must know, or is a value on the host
@@ -83,10 +82,27 @@ def _name(operation):
     return operation._schema.name.removeprefix("aten::")
 
 
+def _map(function, tree):
+    """`function` of each leaf: torch's own `tree_map` takes several times as long, and runs at each operation."""
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return kind([_map(function, each) for each in tree])
+    if kind is dict:
+        return {key: _map(function, each) for key, each in tree.items()}
+    return function(tree)
+
+
 def _run(operation, args, kwargs):
     """Run an operation on the CPU data of its second-device tensors, and wrap what comes out."""
-    name, kwargs = _name(operation), dict(kwargs)
-    tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, torch.Tensor)]
+    name, tensors = _name(operation), []
+
+    def unwrap(leaf):
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        tensors.append(leaf)
+        return leaf.raw if isinstance(leaf, SecondTensor) else leaf
+
+    raw_args, raw_kwargs = _map(unwrap, args), _map(unwrap, kwargs)
     ours = [tensor for tensor in tensors if isinstance(tensor, SecondTensor)]
     copies = name in ("copy_", "_copy_from", "_to_copy")
     others = [tensor for tensor in tensors if not isinstance(tensor, SecondTensor) and tensor.ndim]
@@ -96,15 +112,14 @@ def _run(operation, args, kwargs):
     to = kwargs.get("device")
     stays = to is None or torch.device(to).type == NAME
     if to is not None and stays:
-        kwargs["device"] = torch.device("cpu")
+        raw_kwargs["device"] = torch.device("cpu")
     if name == "copy_" and ours:
         stays = isinstance(args[0], SecondTensor)
     if ours and (name in WAITS or not stays):
         _waits[name] += 1
     if name.startswith("index") and any(tensor.dtype == torch.bool for tensor in tensors[1:]):
         _waits["index by a mask"] += 1
-    raw = tree_map(lambda leaf: leaf.raw if isinstance(leaf, SecondTensor) else leaf, (args, kwargs))
-    out = operation(*raw[0], **raw[1])
+    out = operation(*raw_args, **raw_kwargs)
     if name in RESHAPES:
         args[0].data = SecondTensor(args[0].raw)  # the shape of a wrapper is its own
     same = {id(tensor.raw): tensor for tensor in ours}  # in-place operations return their argument
@@ -114,7 +129,7 @@ def _run(operation, args, kwargs):
             return leaf
         return same.get(id(leaf)) if id(leaf) in same else SecondTensor(leaf) if stays else leaf
 
-    return tree_map(wrap, out)
+    return _map(wrap, out)
 
 
 class _Rules(TorchFunctionMode):

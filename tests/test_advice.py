@@ -37,6 +37,56 @@ class Adapted(nn.Linear):
         return super().forward(x) + x @ self.A.T @ self.B.T
 
 
+class Backwards(nn.Module):
+    """Reads both directions of an LSTM at the last step: the backward one has made a single step there."""
+
+    def __init__(self, both_ends):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(8, 6, batch_first=True, bidirectional=True), nn.Linear(12, 10)
+        self.both_ends = both_ends
+
+    def forward(self, x):
+        z, (h, _) = self.lstm(x.view(-1, 8, 8))
+        return self.head(torch.cat([*h], 1) if self.both_ends else z[:, -1])
+
+
+def test_a_direction_that_is_read_after_one_step_is_named_as_such(digits):
+    """And what the advice says mends it; new weights would not."""
+    found = [hl.report(Backwards(ends), F.cross_entropy, digits.batch(32, seeded())) for ends in (False, True)]
+    problems = words(found[0], "problem")
+    assert "no gradient at all in lstm.weight_hh_l0_reverse" in problems and "or h_n" in problems
+    assert "new weights" not in problems
+    assert not words(found[1], "problem")
+
+
+class Experts(nn.Module):
+    """Top-1 routing by the sign of the first feature."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(8, 3) for _ in range(2))
+
+    def forward(self, x):
+        out = x.new_zeros(len(x), 3)
+        for expert, rows in zip(self.experts, (x[:, 0] > 0, x[:, 0] <= 0)):
+            if rows.any():
+                out[rows] = expert(x[rows])
+        return out
+
+
+def test_an_expert_without_samples_asks_for_a_larger_batch():
+    x, y = torch.randn(16, 8, generator=seeded()), torch.arange(16) % 3
+    x[:, 0] = x[:, 0].abs() + 0.1
+    found = hl.report(Experts(), F.cross_entropy, (x, y), optimizer="adam")
+    assert [layer.name for layer in found.layers] == ["experts.0"]
+    assert "does not depend on experts.1.weight" in words(found, "warning")
+    assert "larger batch" in words(found, "warning")
+    x[8:, 0] *= -1
+    found = hl.report(Experts(), F.cross_entropy, (x, y), optimizer="adam")
+    assert [layer.name for layer in found.layers] == ["experts.0", "experts.1"]
+    assert "larger batch" not in words(found)
+
+
 def test_a_zero_head_is_no_fault(digits):
     """Everything behind it has no gradient yet; plain descent wakes it."""
     model = hl.init_(hl.MLP(64, 32, 3, 10), "he", generator=seeded())
@@ -59,9 +109,37 @@ def test_adapters_are_no_fault_and_frozen_weights_stay(digits):
     assert "0.B, 2.B is exactly zero, so that 0.A, 2.A has no gradient yet" in words(found, "note")
     assert not words(found, "problem")
     assert {layer.name for layer in found.layers} == {"0.A", "0.B", "2.A", "2.B"}
-    with pytest.raises(ValueError, match="every weight is frozen"):
+    with pytest.raises(ValueError, match="every weight of torch's layers is frozen"):
         hl.init_(model, "he")
     assert all(torch.equal(p, q) for p, q in zip(frozen, (p for p in model.parameters() if not p.requires_grad)))
+
+
+class Branch(nn.Module):
+    """z + a branch that starts at zero: by the scale of its norm, or by a factor."""
+
+    def __init__(self, by):
+        super().__init__()
+        self.dense, self.norm = nn.Linear(64, 64), nn.BatchNorm1d(64)
+        self.factor = nn.Parameter(torch.tensor(0.0 if by == "factor" else 1.0))
+        if by == "norm":
+            nn.init.zeros_(self.norm.weight)
+
+    def forward(self, z):
+        return z + self.factor * self.norm(self.dense(z))
+
+
+@pytest.mark.parametrize("by", ["norm", "factor"])
+def test_a_branch_that_starts_at_zero_is_no_fault(by, digits):
+    """ResNet's zero scale of the last norm, ReZero's factor: neither is a matrix, both wake."""
+    model = nn.Sequential(Branch(by), nn.Linear(64, 10))
+    nn.init.zeros_(model[1].bias)
+    batch = digits.batch(64, seeded())
+    before = copy.deepcopy(model.state_dict())
+    found = hl.report(model, F.cross_entropy, batch, settle=5)
+    zero = "0.norm" if by == "norm" else "0.factor"
+    assert f"{zero} is exactly zero, so that 0.dense has no gradient yet" in words(found, "note")
+    assert not words(found, "problem") and "1.bias" not in words(found)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
 
 
 def test_a_dead_net_is_still_dead(digits):
@@ -104,7 +182,7 @@ def test_batch_norm_that_has_seen_no_batch(digits):
 class VisionTransformer(nn.Module):
     """Patches of 2×2 pixels, a class token, torch's encoder and its default start."""
 
-    def __init__(self, width=32):
+    def __init__(self, width=16):
         super().__init__()
         self.patches, self.token = nn.Linear(4, width), nn.Parameter(torch.zeros(1, 1, width))
         self.places = nn.Parameter(0.02 * torch.randn(1, 17, width, generator=seeded()))
@@ -122,9 +200,9 @@ class VisionTransformer(nn.Module):
 def test_a_vision_transformer_is_not_called_dead(digits, seed):
     torch.manual_seed(seed)
     model = VisionTransformer()
-    found = hl.report(model, F.cross_entropy, digits.batch(64, seeded()), lr=1e-3, optimizer="adamw")
+    found = hl.report(model, F.cross_entropy, digits.batch(32, seeded()), lr=1e-3, optimizer="adamw")
     assert "hardly depend" not in words(found) and "no gradient" not in words(found)
-    assert "lr = 0.001 is not judged: adamw" in words(found, "note")
+    assert "lr = 0.001 is below the critical rate" in words(found, "note")
     assert "a larger rate" not in words(found)
 
 
@@ -204,7 +282,7 @@ def test_fused_projections_are_listed_apart():
         rows = slice(part * 1024, (part + 1) * 1024)
         dense = whole.matmat(units[:, rows])[rows]
         assert layer.norm == pytest.approx(torch.linalg.eigvalsh(dense)[-1].item(), rel=1e-6)
-        assert layer.trace == pytest.approx(dense.trace().item(), rel=1e-6) and layer.shape == (32, 32)
+        assert abs(layer.trace - dense.trace().item()) < 4 * layer.trace_error and layer.shape == (32, 32)
     query, key, value = (layer.norm for layer in found.layers)
     assert max(query, key) < 0.5 * value
     with pytest.raises(ValueError, match="96 rows: they cannot be split into 5"):
@@ -246,7 +324,7 @@ def test_the_command_line_asks_the_same(tmp_path, monkeypatch, capsys):
     assert "has seen no batch" in capsys.readouterr().out
     assert main([*arguments, "--settle", "20", "--optimizer", "adamw"]) == 0
     shown = capsys.readouterr().out
-    assert "averaged over 20 passes" in shown and "is not judged: adamw" in shown
+    assert "averaged over 20 passes" in shown and "lr = 0.001 is below the critical rate" in shown
 
 
 LANGUAGE_MODEL = '''

@@ -6,6 +6,7 @@ from dense import LOSSES, dense_gauss_newton, dense_hessian, dense_of, targets_f
 from torch import nn
 
 import hessinit_lite as hl
+from hessinit_lite.autograd import twice_differentiable
 from hessinit_lite.chain_rule import LayerBlock, layer_gradients
 
 SAMPLES, CLASSES = 4, 3
@@ -27,6 +28,7 @@ NETS = {
                                 torch.randn(SAMPLES, 5, 3, dtype=torch.float64)),
     "TinyTransformer of words": lambda: (hl.TinyTransformer(7, 4, 1, 2, CLASSES, norm=False, tokens=True),
                                          torch.randint(7, (SAMPLES, 6))),
+    "ViT": lambda: (hl.ViT(4, 2, 4, 1, 2, CLASSES, in_channels=1), _pictures(1, 4)),
     "SkipGram": lambda: (hl.SkipGram(9, 2), torch.randint(9, (SAMPLES, CLASSES + 1))),
 }
 NO_BIAS = ["MLP", "LeNet5", "ResNet18", "TinyTransformer"]
@@ -57,7 +59,9 @@ def test_operators_and_questions(net, bias, loss):
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert len(names) >= 2
     for build, dense_matrix in ((hl.hessian, dense_hessian), (hl.gauss_newton, dense_gauss_newton)):
-        operator, dense = build(model, loss_fn, batch), dense_matrix(model, loss_fn, batch, names)
+        operator = build(model, loss_fn, batch)
+        with twice_differentiable(model):  # fused attention in its plain form
+            dense = dense_matrix(model, loss_fn, batch, names)
         assert operator.names == names
         torch.testing.assert_close(dense_of(operator), dense, rtol=1e-8, atol=1e-11)
         torch.testing.assert_close(operator.matmat(torch.eye(len(dense), dtype=torch.float64)), dense,

@@ -28,7 +28,8 @@ def printed(output):
     """The text that a page shows: not that of a report or slider figure, which is shown as HTML."""
     data = output.get("data", {})
     page = data.get("text/html", "")
-    return output.get("text", "") or ("" if page and "hessinit-table" not in page else data.get("text/plain", ""))
+    as_text = not page or ("hessinit-table" in page and "hessinit-report" not in page)
+    return output.get("text", "") or (data.get("text/plain", "") if as_text else "")
 
 
 def padding(source):
@@ -77,3 +78,17 @@ def test_ruff_finds_nothing_in_the_notebooks(command):
                           [sys.executable, "-m", "ruff", *command.split(), *NOTEBOOKS], cwd=BOOK,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_question_has_its_answer_right_behind_it(path):
+    text = "\n\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown")
+    boxes = re.findall(r"^```\{admonition\} (Predict|Answer)\n:class: (\w+)", text, re.M)
+    assert [name for name, _ in boxes] == ["Predict", "Answer"] * (len(boxes) // 2)
+    assert all(kind == {"Predict": "tip", "Answer": "dropdown"}[name] for name, kind in boxes)
+    assert len(re.findall(r"\n```\n+```\{admonition\} Answer", text)) == len(boxes) // 2
+
+
+def test_the_stored_live_figures_carry_the_scripts_of_today():
+    done = subprocess.run([sys.executable, BOOK / "_tools" / "store_live.py", "--check"], capture_output=True, text=True)
+    assert done.returncode == 0, f"run book/_tools/store_live.py\n{done.stdout}{done.stderr}"

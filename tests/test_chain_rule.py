@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import hessinit_lite as hl
+from hessinit_lite import chain_rule
 from hessinit_lite.chain_rule import LayerBlock, layer_gradients
 from hessinit_lite.losses import output_curvature
 
@@ -44,6 +45,29 @@ def check_blocks(model, loss_fn, batch, expected=None):
 @pytest.mark.parametrize("activation", hl.ACTIVATIONS)
 def test_blocks_traces_and_norms_equal_dense_ones(activation, loss, bias):
     check_blocks(*problem(activation, loss, bias), dict.fromkeys(["layers.0", "layers.1", "layers.2"], True))
+
+
+def test_columns_that_come_in_chunks_are_held_once(monkeypatch):
+    """In one piece of memory, in the order that products read: no copy of all chunks beside them."""
+    sizes, factor_gradients = [], chain_rule.factor_gradients
+
+    def listen(*arguments):
+        for found in factor_gradients(*arguments):
+            sizes.append(len(found[0][0]))
+            yield found
+
+    monkeypatch.setattr(chain_rule, "factor_gradients", listen)
+    model = nn.Sequential(nn.Linear(5, 4), nn.LayerNorm(4), nn.Linear(4, 9))
+    batch = torch.randn(6, 5), torch.arange(6)
+    whole = hl.layer_blocks(model, F.cross_entropy, batch)
+    apart, sizes[:] = len(sizes), []
+    chunked = hl.layer_blocks(model, F.cross_entropy, batch, memory=2000)
+    assert apart == 1 and len(sizes) > 2 and sum(sizes) == 8
+    for name, block in chunked.items():
+        torch.testing.assert_close(block.curvature, whole[name].curvature)
+        held = block._curvature.data_ptr()
+        block @ torch.ones(block.shape[0])
+        assert block._curvature.data_ptr() == held
 
 
 @pytest.mark.parametrize("depth", [1, 2, 4])
@@ -588,3 +612,16 @@ def test_a_saturated_softmax_does_not_look_coupled(dtype):
                                                              dtype=dtype)
     s, signs = output_curvature(lambda z, t: F.cross_entropy(z / 0.25, t), outputs, targets)
     assert bool(torch.isfinite(s).all()) and s.shape[1:] == (64, 10) and signs.shape == s.shape[:2]
+
+
+@pytest.mark.parametrize("power", [-440, 0, 440])
+def test_a_block_of_any_size_that_float64_holds_has_its_norm(power):
+    """Inputs times 2^power: the norm is 4^power times as large, to the last digits."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)
+    inputs, curvature, signs = draw(16, 1, 12), draw(9, 16, 1, 24), torch.ones(9, 16, dtype=torch.float64)
+    plain = LayerBlock(inputs, curvature, signs)
+    scaled = LayerBlock(inputs * 2.0**power, curvature, signs)
+    for question in ("norm", "trace", "frobenius"):
+        wanted = getattr(plain, question)() * 4.0**power
+        assert getattr(scaled, question)().item() == pytest.approx(wanted.item(), rel=1e-12)

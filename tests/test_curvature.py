@@ -477,3 +477,21 @@ def test_cuda_gives_the_same_products(build):
     torch.testing.assert_close((on_gpu @ v.cuda()).cpu(), expected)
     with pytest.raises(TypeError, match="cuda"):
         on_gpu @ v
+
+
+@pytest.mark.parametrize("layer", [None, ("layers.0", "layers.1")], ids=["square", "rectangle"])
+def test_columns_of_large_layers_are_taken_one_by_one(layer):
+    """On a CPU, where a batched pass costs more. The matrix that was given is not written to."""
+    generator = torch.Generator().manual_seed(0)
+    model = hl.init_(hl.MLP(256, 512, 2, 10, "tanh"), "glorot", generator=generator).double()
+    batch = torch.randn(512, 256, generator=generator).double(), torch.arange(512) % 10
+    operator = hl.hessian(model, F.cross_entropy, batch, layer)
+    matrix = torch.randn(operator.shape[1], 3, generator=generator).double()
+    before, rows = matrix.clone(), matrix.T.contiguous()
+    assert not operator._batch_pays
+    expected = torch.stack([operator @ column for column in matrix.T], 1)
+    torch.testing.assert_close(operator.matmat(matrix), expected)
+    torch.testing.assert_close(operator.matmat(rows.T), expected)
+    assert torch.equal(matrix, before) and torch.equal(rows.T, before)
+    operator._batch_pays = True
+    torch.testing.assert_close(operator.matmat(matrix), expected)

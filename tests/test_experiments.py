@@ -8,9 +8,19 @@ import pytest
 import torch
 
 import hessinit_lite as hl
+from hessinit_lite.lab import records
 from hessinit_lite.lab.experiments import __main__ as command
-from hessinit_lite.lab.experiments import cifar, mnist
-from hessinit_lite.lab.records import answered, fingerprint, provenance, rounded
+from hessinit_lite.lab.experiments import cifar, mnist, redraws
+from hessinit_lite.lab.records import (
+    KNOWN,
+    answered,
+    available,
+    choosing,
+    fingerprint,
+    label,
+    provenance,
+    rounded,
+)
 from hessinit_lite.lab.results import Results
 
 TINY = {"data": "digits", "depth": 2, "width": 8, "activation": "relu", "seed": 0, "epochs": 1, "evaluate": True}
@@ -111,13 +121,13 @@ class TestCifar:
     def test_the_stored_answers_are_those_of_the_settings(self):
         found = cifar.stored()
         assert len(found.densities) == 15 and not found.trainings and len(found.narrow) == 9
-        assert len(found.lenet) == 2 and len(found.lenet_mnist) == 5 and len(found.first_steps) == 1
+        assert len(found.lenet) == 2 and len(found.lenet_mnist) == 13 and len(found.first_steps) == 1
 
 
 class TestRecords:
     def test_other_data_has_another_fingerprint(self):
         digits = hl.digits(standardize=False)
-        assert fingerprint(digits) == mnist.KNOWN["digits"] == cifar.KNOWN["quick"]
+        assert f"digits sha256:{fingerprint(digits)}" == label("digits") == KNOWN["digits"]
         other = hl.Data("other", (digits.train[0] * 0.9, digits.train[1]), digits.test)
         assert fingerprint(other) != fingerprint(digits)
 
@@ -127,6 +137,31 @@ class TestRecords:
         assert answered(stored, square, [{"x": 2}]) == [({"x": 2}, 4)]
         assert answered(stored, square, [{"x": 2}, {"x": 3}], compute=False) == [({"x": 2}, 4)]
         assert max(map(len, provenance([stored] * 2).splitlines())) <= 79
+
+    def test_a_choice_is_computed_and_the_rest_is_said_to_be_left(self, tmp_path, capsys):
+        stored, sums = Results("sums", "full", tmp_path), lambda x, y: x + y
+        settings = [{"x": x, "y": y} for x in (1, 2) for y in (1, 2.5)]
+        with choosing({"x": "2"}):
+            assert [answer for _, answer in answered(stored, sums, settings)] == [3, 4.5]
+        with choosing({"y": "2.5"}, compute=False):
+            assert len(answered(stored, sums, settings)) == len(stored) == 2
+        with choosing({"z": "1"}):  # no setting has it
+            answered(stored, sums, settings)
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "sums: 0 of 4 answers are stored; 2 of 2 chosen ones are left"
+        assert lines[1] == "  y: 1 (1), 2.5 (1)"
+        assert lines[2].startswith("sums: 2 of 4 answers are stored; 1 of 2 chosen ones are left, about 0 min")
+        assert lines[3:] == ["sums: 2 of 4 answers are stored; none is chosen", "  x: 1 (2), 2 (2)", "  y: 1 (2), 2.5 (2)"]
+        assert [answer for _, answer in answered(stored, sums, settings)] == [2, 3.5, 3, 4.5]  # the choice is over
+
+    def test_data_that_cannot_be_had_are_left_out(self, monkeypatch, capsys):
+        def nothing(standardize):
+            raise hl.DataUnavailable("no network")
+
+        monkeypatch.setitem(records.LOADERS, "nowhere", nothing)
+        settings = [{"data": "digits"}, {"data": "nowhere"}]
+        assert available(settings, lambda setting: setting["data"]) == settings[:1]
+        assert "no network" in capsys.readouterr().out
 
     def test_rounded(self):
         assert rounded([1 / 3, torch.tensor(2e-10)]) == [0.333333, 2e-10]
@@ -162,6 +197,22 @@ class TestCommandLine:
         assert command.main(["mnist"]) == 0
         assert str(tmp_path.resolve()) in capsys.readouterr().out
         assert {path.name for path in tmp_path.glob("12-mnist*.json")} == {"12-mnist-quick.json", "12-mnist-rates-quick.json"}
+
+    def test_some_settings_alone(self, tmp_path, monkeypatch, capsys):
+        monkeypatch.setenv("HESSINIT_RESULTS", str(tmp_path))
+        monkeypatch.setattr(redraws, "tests", lambda **setting: {"row 1": [0.0, 1.0]})
+        assert command.main(["redraws", "--left"]) == 0 and not list(tmp_path.iterdir())
+        assert "4 of 4 chosen ones are left" in capsys.readouterr().out
+        assert command.main(["redraws", "--only", "activation=tanh", "seed=1"]) == 0
+        assert "1 of 1 chosen ones are left" in capsys.readouterr().out
+        assert Results("paper-table-1", "quick", fresh=False).items()[0][0]["activation"] == "tanh"
+
+    @pytest.mark.parametrize("arguments, text", [(["redraws", "--only", "seed"], "KEY=VALUE"),
+                                                 (["gpu", "--left"], "--minutes")])
+    def test_a_choice_that_cannot_be_is_refused(self, arguments, text, capsys):
+        with pytest.raises(SystemExit):
+            command.main(arguments)
+        assert text in capsys.readouterr().err
 
     def test_an_unknown_name_is_refused(self):
         done = subprocess.run([sys.executable, "-m", "hessinit_lite.lab.experiments", "imagenet"],

@@ -162,3 +162,15 @@ def test_every_figure_of_the_book_draws_its_corners(name):
         for axes in result.axes:
             assert axes.get_xlabel() and axes.get_ylabel()
             assert any(len(line.get_xdata()) > 1 for line in axes.lines)
+
+
+def test_powers_of_ten_are_plain_letters():
+    """As matplotlib would set them in TeX: powers, values between them, below one, negative, zero."""
+    result, panels = panels_in_a_row(2)
+    panels[0].set(yscale="log", ylim=(1e-3, 1e4))
+    panels[1].set(yscale="symlog", ylim=(-100, 100), xscale="log", xlim=(2e-2, 7e-2))
+    svg = to_svg(result)
+    labels = [label.get_text() for axes in panels for axis in (axes.xaxis, axes.yaxis)
+              for label in axis.get_ticklabels(which="both") if label.get_text()]
+    assert {"10⁻³", "10⁴", "−10¹", "0", "6×10⁻²"} <= set(labels)
+    assert not any("$" in label for label in labels) and "<svg" in svg

@@ -20,6 +20,7 @@ def page():
     figure = Figure(figsize=(7.2, 3.6))
     left, right = figure.subplots(1, 2)
     left.plot([1, 2, 3], "o-", markerfacecolor="white", label="a line with markers")
+    left.legend(frameon=True)
     right.fill_between([0, 1], [0, 1], color="#0072B2", alpha=0.3)
     buffer = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "test"}):
@@ -30,7 +31,7 @@ def page():
 
 def test_black_follows_the_page_and_white_ground_is_gone(page):
     stored, shown = page
-    assert stored.count("fill: #ffffff") > shown.count("fill: #ffffff") == 1  # what is left are the markers
+    assert stored.count("fill: #ffffff") > shown.count("fill: #ffffff") == 2  # what is left are the markers, and that in the legend
     assert "#000000" not in shown and "currentColor" in shown
     assert "#0072b2" in shown.lower()
 

@@ -82,6 +82,23 @@ def test_activation_is_read_off_the_model():
         activation_name(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.Tanh()))
 
 
+def test_an_activation_that_is_not_seen_is_no_linear_one():
+    hidden = nn.Sequential(nn.Linear(2, 2), nn.Identity(), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r'activation="gelu" \("linear" for none\), or pass batch='):
+        activation_name(hidden)
+    assert activation_name(hidden, called={"linear", "add"}) == "linear"
+    assert activation_name(hidden, called={"linear", "gelu"}) == "gelu"
+    assert activation_name(nn.Sequential(hidden, nn.SiLU()), called={"silu", "sigmoid"}) == "silu"  # a gate's
+    with pytest.raises(ValueError, match="relu, sigmoid"):
+        activation_name(hidden, called={"relu", "sigmoid"})
+
+
+@pytest.mark.parametrize("kind", [nn.ELU, nn.PReLU, nn.ReLU6, nn.Hardswish, nn.Mish, nn.Softplus])
+def test_an_activation_without_a_gain_is_named(kind):
+    with pytest.raises(ValueError, match=f"the gain of {kind.__name__.lower()} is not known"):
+        activation_name(nn.Sequential(nn.Linear(2, 2), kind(), nn.Linear(2, 2)))
+
+
 PICTURES = (5, 3, 8, 8)
 #: tiny networks: (how to build one, for an activation; the shape of its inputs)
 TINY = {

@@ -647,7 +647,7 @@ def test_frozen_weights_are_left_alone_and_listed():
     assert found.left == ["0"] and "left as they were: 0" in str(found) and set(found.norms) == {"2", "4"}
     for p in model.parameters():
         p.requires_grad_(False)
-    with pytest.raises(ValueError, match="every weight is frozen"):
+    with pytest.raises(ValueError, match="every weight of torch's layers is frozen"):
         hl.init_(model, "he")
 
 

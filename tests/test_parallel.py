@@ -321,6 +321,64 @@ def structures(device):
         assert words in message(kind, lambda bad=bad: parallel.shard(bad))
 
 
+def sharded(device):
+    """Parameters spread by fully_shard: the critical rate of one process, and nothing left changed."""
+    from torch.distributed.fsdp import fully_shard
+
+    def net():
+        torch.manual_seed(0)
+        return hl.TinyTransformer(8, 16, 2, 2, 10).double().to(device)
+
+    whole, spread = net(), net()
+    for part in (*spread.blocks, spread):
+        fully_shard(part)
+    inputs, targets = hl.digits().batch(24, torch.Generator().manual_seed(0))
+    batch = inputs.double().view(24, 8, 8).to(device), targets.to(device)
+    part = parallel.shard(batch)  # 24 samples: 8 a rank
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=1e-3) for model in (whole, spread)]
+    for model, optimizer, (x, y) in zip((whole, spread), optimizers, (batch, part)):
+        for _ in range(2):
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+    kept = [p.to_local().clone() for p in spread.parameters()], [p.grad for p in spread.parameters()]
+    for own, its in (("sgd", "sgd"), ("adam", "adam"), optimizers):
+        expected = hl.critical_rate(whole, torch.nn.functional.cross_entropy, batch, own)
+        found = hl.critical_rate(spread, torch.nn.functional.cross_entropy, part, its)
+        for (a, b), (c, d) in zip(found.path, expected.path, strict=True):
+            assert abs(a - c) <= 1e-6 * c and abs(b - d) <= 1e-6 * d
+        assert abs(found.rate - expected.rate) <= 1e-6 * expected.rate
+    for build in (hl.hessian, hl.gauss_newton):
+        words = message(ValueError, lambda: build(spread, torch.nn.functional.cross_entropy, part))
+        assert "the parameters are sharded" in words
+    products_of_sharded_parameters(whole, spread, batch)
+    for old, grad, p in zip(*kept, spread.parameters()):
+        assert torch.equal(p.to_local(), old) and p.grad is grad
+
+
+def products_of_sharded_parameters(whole, spread, batch):
+    """Differences of gradients against exact products of one process; uneven parts of the batch."""
+    loss_fn, rank, ranks = torch.nn.functional.cross_entropy, dist.get_rank(), dist.get_world_size()
+    first = 3 * rank
+    part = tuple(x[first:first + 3 if rank + 1 < ranks else None] for x in batch)
+    for build, exact in KINDS.values():
+        operator, expected = build(spread, loss_fn, part), exact(whole, loss_fn, batch)
+        assert type(operator).__name__ == "ShardedOperator" and operator.samples == len(batch[0])
+        assert operator.names == expected.names and operator.shape == expected.shape
+        assert abs(operator.loss - expected.loss) < 1e-12 and 0 < operator.error < 1e-6
+        torch.testing.assert_close(operator.gradient, expected.gradient, rtol=1e-10, atol=1e-12)
+        matrix = torch.randn(operator.shape[1], 3, generator=torch.Generator().manual_seed(0)).double()
+        matrix[:, 2] = expected.gradient
+        truth = expected.matmat(matrix)
+        errors = (operator.matmat(matrix) - truth).norm(dim=0) / truth.norm(dim=0)
+        assert float(errors.max()) < 1e-6, errors
+        both = [hl.trace(each, 6, torch.Generator().manual_seed(0))[0] for each in (operator, expected)]
+        assert abs(both[0] - both[1]) <= 1e-6 * abs(both[1])
+        both = [hl.top_eigenvalues(each, 1, generator=torch.Generator().manual_seed(0))[0] for each in (operator, expected)]
+        assert float((both[0] - both[1]).abs()) <= 1e-6 * float(both[1].abs())
+        assert "leave layer out" in message(ValueError, lambda build=build: build(spread, loss_fn, part, "dense"))
+
+
 def at_construction(device):
     """Uncaught: the last rank's labels are wrong."""
     model, loss_fn, batch = case(device, torch.float64)
@@ -410,7 +468,10 @@ def test_two_ranks_give_the_answers_of_one_process():
     assert done.stdout.count("done") == 2
 
 
-@pytest.mark.parametrize("worker", ["equality", "failures", "marks", "structures"])
+NEW = pytest.mark.skipif(torch.__version__ < "2.6", reason="fully_shard is of torch 2.6")
+
+
+@pytest.mark.parametrize("worker", ["equality", "failures", "marks", "structures", pytest.param("sharded", marks=NEW)])
 def test_three_ranks(worker, tmp_path):
     for code, stderr in launch(worker, 3, tmp_path):
         assert code == 0, stderr[-4000:]

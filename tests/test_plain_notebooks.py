@@ -15,7 +15,6 @@ from bs4 import BeautifulSoup
 from docutils.nodes import title
 from myst_parser.config.main import MdParserConfig
 from other_machines import NOTEBOOKS
-from playwright.sync_api import sync_playwright
 from pybtex.database import parse_string
 from sphinx.errors import ExtensionError
 from test_site import BUILD, HTML, NO_BROWSER, ROOT, site_checks, without_programs
@@ -228,7 +227,7 @@ TEXT = f"{SEEN}.map(cell => cell.text).join('\\n')"
 
 
 @pytest.mark.skipif(not site_checks.chromium(), reason=NO_BROWSER)
-def test_jupyterlab_shows_no_myst_and_no_solution(jupyterlab):
+def test_jupyterlab_shows_no_myst_and_no_solution(jupyterlab, browser):
     """A chapter with theorems, sources and references; of a solution only its heading is seen."""
     address, folder = jupyterlab
     path = next(path for path in NOTEBOOKS if path.stem.startswith("07"))
@@ -236,22 +235,22 @@ def test_jupyterlab_shows_no_myst_and_no_solution(jupyterlab):
     nbformat.write(notebook, folder / path.name)
     places = {cell.id: place for place, cell in enumerate(notebook.cells)}
     expected = [places[cell.id] for cell in visible(notebook.cells)]
-    with sync_playwright() as playwright, site_checks.open_chromium(playwright) as browser:
-        page = site_checks.patient(browser.new_page())
-        page.route(lambda url: not url.startswith((address, "data:", "blob:")),
-                   lambda route: route.abort())
-        page.goto(f"{address}lab/tree/{path.name}?token=test")
-        page.wait_for_function(
-            f"wanted => String({SEEN}.map(cell => cell.place)) === String(wanted)", arg=expected)
-        page.wait_for_function(f"() => {SEEN}.every(cell => cell.text || !cell.markdown)")
-        page.wait_for_function(f"() => !{TEXT}.includes('$')")  # all formulas are drawn
-        text = page.evaluate(f"() => {TEXT}")
-        assert not (found := RAW.search(text)), found
-        assert RAW.search(markdown(nbformat.read(path, 4)).replace("`", ""))  # it would be found
-        for each in ("Theorem 7.1", "Pearlmutter (1994)", "Solution to Exercise 7.1"):
-            assert each in text
-        assert page.locator(".jp-Notebook mjx-container").count() > 100
-        assert page.locator("mjx-merror, [data-mjx-error]").count() == 0
-        hidden = next(place for place in places.values() if place not in expected)
-        page.locator(".jp-showHiddenCellsButton").first.click()
-        page.locator(".jp-Notebook .jp-Cell").nth(hidden).wait_for(state="visible")
+    page = site_checks.patient(browser.new_page())
+    page.route(lambda url: not url.startswith((address, "data:", "blob:")),
+               lambda route: route.abort())
+    page.goto(f"{address}lab/tree/{path.name}?token=test")
+    page.wait_for_function(
+        f"wanted => String({SEEN}.map(cell => cell.place)) === String(wanted)", arg=expected)
+    page.wait_for_function(f"() => {SEEN}.every(cell => cell.text || !cell.markdown)")
+    page.wait_for_function(f"() => !{TEXT}.includes('$')")  # all formulas are drawn
+    text = page.evaluate(f"() => {TEXT}")
+    assert not (found := RAW.search(text)), found
+    assert RAW.search(markdown(nbformat.read(path, 4)).replace("`", ""))  # it would be found
+    for each in ("Theorem 7.1", "Pearlmutter (1994)", "Solution to Exercise 7.1"):
+        assert each in text
+    assert page.locator(".jp-Notebook mjx-container").count() > 100
+    assert page.locator("mjx-merror, [data-mjx-error]").count() == 0
+    hidden = next(place for place in places.values() if place not in expected)
+    page.locator(".jp-showHiddenCellsButton").first.click()
+    page.locator(".jp-Notebook .jp-Cell").nth(hidden).wait_for(state="visible")
+    page.close()

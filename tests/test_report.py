@@ -21,6 +21,8 @@ from torch.nn import functional as F
 
 import hessinit_lite as hl
 from hessinit_lite.__main__ import main
+from hessinit_lite.blocks import Block
+from hessinit_lite.diagnosis.measure import samples_of
 
 THEIRS = '''
 import torch
@@ -489,6 +491,47 @@ def test_some_layers_only(digits):
     assert len(hl.report(model, F.cross_entropy, batch, layers="layers.0").layers) == 1
     with pytest.raises(ValueError, match="no layer is called 'blocks.*'; known: layers.0"):
         hl.report(model, F.cross_entropy, batch, layers="blocks.*")
+
+
+def test_of_many_layers_each_kind_is_sampled():
+    names = [f"blocks.{i}.{each}" for i in range(20) for each in ("q", "up")] + ["head"]
+    taken = samples_of(names, 9)
+    assert taken == {f"blocks.{i}.{each}" for i in (0, 10, 19) for each in ("q", "up")} | {"head"}
+    assert samples_of(names, 100) == set(names) and samples_of(names, 1) == {"blocks.0.q"}
+    assert len(samples_of([f"{each}.weight" for each in "abcdefgh"], 3)) == 3
+
+
+def test_a_report_by_products_has_a_bounded_cost(monkeypatch):
+    """Logits [N, T, classes]: no layer has factors. What is left out is named, and had by its name."""
+    torch.manual_seed(0)
+    net = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))
+    batch = torch.randn(3, 5, 4), torch.randint(4, (3, 5))
+    whole = {layer.name: layer for layer in hl.report(net, F.cross_entropy, batch, optimizer="adam").layers}
+    monkeypatch.setattr("hessinit_lite.diagnosis.measure.MOST", 3)
+    found = hl.report(net, F.cross_entropy, batch, optimizer="adam")
+    assert [layer.name for layer in found.layers] == ["0", "2", "5"]
+    assert "1, 3, 4 not measured: 6 layers are many" in str(found) and 'layers=["1"]' in str(found)
+    for layer in found.layers:
+        assert layer.norm == pytest.approx(whole[layer.name].norm, rel=1e-4)
+    one, = hl.report(net, F.cross_entropy, batch, layers=["1"]).layers
+    assert one.trace == pytest.approx(whole["1"].trace)
+    dense = nn.Sequential(*(nn.Linear(4, 4) for _ in range(6)))  # with factors there are no products to save
+    assert len(hl.report(dense, F.cross_entropy, (batch[0][:, 0], batch[1][:, 0])).layers) == 6
+
+
+def test_torchs_attention_takes_few_products(monkeypatch, capsys):
+    """A trace of 1,024 entries from 64 products, not from as many as it has entries, and no bar."""
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(32, 2, 32, batch_first=True, dropout=0.0)
+    net = nn.Sequential(layer, nn.Flatten(), nn.Linear(96, 4)).eval()
+    columns, start = [], Block.matmat
+    monkeypatch.setattr(Block, "matmat", lambda self, matrix, *a: columns.append(matrix.shape[1]) or start(self, matrix, *a))
+    batch = torch.randn(4, 3, 32), torch.randint(4, (4,))
+    found = {each.name: each for each in hl.report(net, F.cross_entropy, batch, optimizer="adam").layers}
+    assert sum(columns) == 4 * (64 + 24) and not capsys.readouterr().err
+    query = found["0.self_attn.in_proj_weight.q"]
+    exact = hl.layer_blocks(net, F.cross_entropy, batch, parameters="all")["0.self_attn.in_proj_weight"].rows(0, 3).trace()
+    assert 0 < query.trace_error and abs(query.trace - float(exact)) < 6 * query.trace_error
 
 
 def test_shown_as_text_html_figure_and_json(digits):

@@ -7,7 +7,8 @@ import multiprocessing
 
 import pytest
 
-from hessinit_lite.lab import results
+from hessinit_lite.lab import convert, results
+from hessinit_lite.lab.records import KNOWN
 from hessinit_lite.lab.results import Results, size_of_experiments
 
 SETTINGS = [{"scheme": scheme, "lr": lr} for scheme in ("he", "glorot") for lr in (0.1, 0.01)]
@@ -94,7 +95,70 @@ def test_records_carry_what_they_ran_on(tmp_path):
     record = json.loads(stored.path.read_text())["records"][0]
     assert record["setting"] == SETTINGS[0] and record["seconds"] >= 0
     environment = stored.environments[record["environment"]]
-    assert {"date", "python", "torch", "hessinit_lite", "device", "threads"} == set(environment)
+    assert {"date", "python", "torch", "numpy", "hessinit_lite", "commit", "device", "instructions",
+            "threads"} == set(environment)
+    assert record["data"] is None and environment["numpy"].count(".") == 2
+    assert environment["commit"] == "unknown" or len(environment["commit"].rstrip("+")) == 12
+
+
+def test_answers_of_other_data_never_mix(tmp_path):
+    """Whoever has other files computes anew, and both answers stay."""
+    mine = Results("x", "full", tmp_path, data_of=lambda setting: "recompressed sha256:1")
+    mine.run(Experiment(), SETTINGS)
+    other, experiment = Results("x", "full", tmp_path, data_of=lambda setting: "official sha256:2"), Experiment()
+    assert SETTINGS[0] in mine and SETTINGS[0] not in other
+    with pytest.raises(KeyError, match="official"):
+        other.answers(SETTINGS[:1])
+    other.run(experiment, SETTINGS[:1])
+    assert experiment.calls == [("he", 0.1)]
+    again = Results("x", "full", tmp_path)
+    assert len(again) == 5 and again.data() == ["official sha256:2", "recompressed sha256:1"]
+    assert SETTINGS[0] not in again  # nor are they found without a name
+
+
+def old_file(path, name="12-mnist", **more):
+    """A file as the module wrote it before answers named their data."""
+    environment = {"date": "2026-11-25", "python": "3.11.7", "torch": "2.13.0", "hessinit_lite": "0.1.0",
+                   "device": "CPU", "threads": 1}
+    setting = {"data": "mnist", "seed": 0, **more}
+    content = {"name": name, "size": "full", "environments": [environment],
+               "records": [{"setting": setting, "answer": 1.5, "seconds": 2.0, "environment": 0}]}
+    path.write_text(json.dumps({**content, "sha256": results._checksum(content)}))
+    return path
+
+
+def test_an_older_file_is_read_and_converted(tmp_path):
+    path = old_file(tmp_path / "12-mnist-full.json")
+    label = KNOWN["mnist"]
+    read = Results("12-mnist", "full", tmp_path, data_of=lambda setting: label)
+    assert read.data() == ["unknown"] and {"data": "mnist", "seed": 0} not in read
+    assert convert.convert(path) == 1 and convert.convert(path) == 0
+    read = Results("12-mnist", "full", tmp_path, data_of=lambda setting: label)
+    assert read.answers([{"data": "mnist", "seed": 0}]) == [1.5] and read.environments[0]["commit"] == "unknown"
+
+
+def test_a_fingerprint_in_an_older_setting_names_other_data(tmp_path):
+    path = old_file(tmp_path / "12-mnist-full.json", fingerprint="abc")
+    convert.convert(path)
+    read = Results("12-mnist", "full", tmp_path)
+    assert read.data() == ["mnist sha256:abc"] and read.items()[0][0] == {"data": "mnist", "seed": 0}
+
+
+def test_an_older_file_of_unknown_data_stays_as_it_was(tmp_path):
+    path = old_file(tmp_path / "12-mnist-full.json", data="imagenet")
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="not known"):
+        convert.convert(path)
+    assert path.read_bytes() == before
+    with pytest.raises(FileNotFoundError):
+        convert.convert(tmp_path / "nothing-full.json")
+
+
+def test_every_shipped_answer_names_its_data():
+    """By name and hash, but for a cost, which has random inputs, and for answers once more."""
+    for path in sorted(results.SHIPPED.glob("*.json")):
+        _, records = results.read(path)
+        assert all("sha256:" in (record["data"] or "") or path.stem.startswith(("paper-cost", "again")) for record in records), path
 
 
 def test_bad_input(tmp_path, monkeypatch):

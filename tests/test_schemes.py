@@ -1,8 +1,10 @@
+import copy
 import math
 
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 import hessinit_lite as hl
 from hessinit_lite.schemes import fans
@@ -48,6 +50,8 @@ VARIANCE = {
     "he": lambda i, o, k, n: 2 / i,
     "forward": lambda i, o, k, n: (hl.gain("tanh") ** 2 if k > 0 else 1) / i,
     "backward": lambda i, o, k, n: (hl.gain("tanh", "backward") ** 2 if k < n - 1 else 1) / o,
+    "spectral_condition": lambda i, o, k, n: min(1, o / i) / i,
+    "mup": lambda i, o, k, n: 1 / i if k < n - 1 else 1 / i ** 2,
     "normal": lambda i, o, k, n: 0.05 ** 2,
     "torch": lambda i, o, k, n: 1 / (3 * i),
 }
@@ -294,3 +298,71 @@ def test_delta_orthogonal_draws_every_group_anew_and_uniformly(generator):
     assert len(centres.flatten(1).unique(dim=0)) == 400
     assert centres.mean(0).abs().max() < 4 * (1 / 4 / 400) ** 0.5
     assert centres.square().mean(0).sub(1 / 4).abs().max() < 4 * centres.square().std() / 20
+
+
+class Functional(nn.Module):
+    """Two dense layers with a function between them; norm and dropout, so that a look could leave a trace."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.w1, self.norm, self.drop = nn.Linear(6, 6), nn.BatchNorm1d(6), nn.Dropout(0.5)
+        self.w2, self.function = nn.Linear(6, 6), function
+
+    def forward(self, x):
+        return self.w2(self.drop(self.norm(self.function(self.w1(x)))))
+
+
+@pytest.mark.parametrize("function, name", [
+    (F.gelu, "gelu"), (F.relu, "relu"), (torch.relu_, "relu"), (torch.tanh, "tanh"), (lambda x: x.tanh(), "tanh"),
+    (F.silu, "silu"), (lambda x: F.leaky_relu(x, inplace=True), "leaky_relu"), (lambda x: x, "linear")])
+@pytest.mark.parametrize("scheme", ["forward", "backward"])
+def test_an_activation_that_is_a_function_has_its_gain(function, name, scheme):
+    model, batch = Functional(function), (torch.randn(8, 6), torch.zeros(8))
+    with pytest.raises(ValueError, match="activation="):
+        hl.init_(model, scheme)
+    before, state = {n: b.clone() for n, b in model.named_buffers()}, torch.get_rng_state()
+    hl.init_(model, scheme, generator=torch.Generator().manual_seed(0), batch=batch)
+    assert all(torch.equal(b, before[n]) for n, b in model.named_buffers())
+    assert torch.equal(torch.get_rng_state(), state) and all(m.training for m in model.modules())
+    named = hl.init_(copy.deepcopy(model), scheme, name, torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), named.parameters()))
+    drawn = (model.w2 if scheme == "forward" else model.w1).weight
+    plain = hl.init_(copy.deepcopy(model), "lecun", generator=torch.Generator().manual_seed(0))
+    plain = (plain.w2 if scheme == "forward" else plain.w1).weight
+    torch.testing.assert_close(drawn, hl.gain(name, scheme) * plain)
+
+
+def test_the_activation_of_torchs_encoder_is_seen():
+    layer = nn.TransformerEncoderLayer(8, 2, 16, activation="gelu", batch_first=True)
+    model, batch = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), (torch.randn(2, 3, 8), torch.zeros(2))
+    hl.init_(model, "forward", generator=torch.Generator().manual_seed(0), batch=batch)
+    named = hl.init_(copy.deepcopy(model), "forward", "gelu", torch.Generator().manual_seed(0))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), named.parameters()))
+
+
+def test_hessian_init_sees_functions_and_refuses_what_it_does_not_know():
+    batch = torch.randn(8, 6), torch.randint(6, (8,))
+    model = Functional(F.gelu).eval()
+    model.norm.num_batches_tracked += 1
+    found = hl.hessian_init_(model, F.cross_entropy, batch, generator=torch.Generator().manual_seed(0), max_steps=1)
+    named = hl.hessian_init_(copy.deepcopy(model), F.cross_entropy, batch, activation="gelu", max_steps=1,
+                             generator=torch.Generator().manual_seed(0))
+    assert found.norms == named.norms
+    model.function = F.elu
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="the gain of elu is not known"):
+        hl.hessian_init_(model, F.cross_entropy, batch)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_one_layer_needs_no_activation():
+    hl.init_(nn.Linear(3, 3), "forward")
+
+
+@pytest.mark.parametrize("scheme", ["he", "torch", "lsuv"])
+def test_a_frozen_bias_stays(scheme):
+    model = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3))
+    model[0].bias.requires_grad_(False)
+    before = [p.detach().clone() for p in model.parameters()]
+    hl.init_(model, scheme, batch=(torch.randn(8, 4), None), generator=torch.Generator().manual_seed(1))
+    assert [torch.equal(p, old) for p, old in zip(model.parameters(), before)] == [False, True, False, False]

@@ -39,6 +39,9 @@ class Case:
                               generator=self.generator)
         self.data = hl.digits().to(torch.float64).to(device)
         self.batch = self.data.batch(32, self.generator)
+        torch.manual_seed(0)
+        self.gpt = hl.GPT(7, 4, depth, 2, 5).double().to(device)
+        self.text = torch.arange(30, device=device).view(6, 5) % 7, torch.arange(1, 31, device=device).view(6, 5) % 7
 
 
 # {name: (question to a case, waits allowed)}: waits however deep the net. The name's first word is the function's.
@@ -48,11 +51,15 @@ QUESTIONS = {
     "hessian of a loader": (lambda c: (h := hl.hessian(c.model, LOSS, [c.batch, c.batch])) @ ones(h), 8),
     "gauss_newton": (lambda c: (g := gauss_newton(c)) @ ones(g), 3),
     "gauss_newton times a matrix": (lambda c: (g := gauss_newton(c)).matmat(ones(g, 3)), 3),
+    "gauss_newton of a GPT": (lambda c: (g := hl.gauss_newton(c.gpt, LOSS, c.text)) @ ones(g), 3),
+    "hessian of a GPT": (lambda c: (h := hl.hessian(c.gpt, LOSS, c.text)) @ ones(h), 3),
     "trace": (lambda c: hl.trace(hessian(c), generator=c.generator), 2),
     "trace by Hutch++": (lambda c: hl.trace(hessian(c), generator=c.generator, method="hutch++"), 2),
     "frobenius_norm": (lambda c: hl.frobenius_norm(hessian(c), generator=c.generator), 2),
     "spectral_density": (lambda c: hl.spectral_density(hessian(c), 10, 4, generator=c.generator), 2),
     "gradient_quotient": (lambda c: hl.gradient_quotient(h := hessian(c), h.gradient), 2),
+    "preconditioned": (lambda c: (h := hl.preconditioned(hessian(c), c.data.train[0].new_ones(hessian(c).shape[0]))).matmat(ones(h, 2)), 6),
+    "adam_preconditioner": (lambda c: hl.adam_preconditioner(hessian(c)), 2),
     "output_curvature": (lambda c: hl.output_curvature(LOSS, c.model(c.batch[0]), c.batch[1]), 1),
     "layer_blocks": (lambda c: [b @ ones(b) for b in hl.layer_blocks(c.model, LOSS, c.batch).values()], 4),
     "layer_traces": (lambda c: hl.layer_traces(c.model, LOSS, c.batch), 5),
@@ -62,6 +69,8 @@ QUESTIONS = {
     "signals": (lambda c: hl.signals(c.model, c.batch[0]), 0),
     "signals_and_gradients": (lambda c: hl.signals_and_gradients(c.model, c.batch, LOSS), 1),
     "many_nets": (lambda c: hl.many_nets([8, 8, 8], 5, generator=c.generator), 0),
+    "scale_branches_": (lambda c: (hl.scale_branches_(c.model, "layers.*", "1/L"), c.model(c.batch[0])), 0),
+    "mup_groups": (lambda c: [(g["lr"], g["params"]) for g in hl.mup_groups(c.model, hl.MLP(64, 6, len(c.model.layers), 10), 0.1)], 0),
     "correlations": (lambda c: hl.correlations(c.batch[0][:, 2:4], c.batch[0][:, 4:7]), 0),
     "accuracy": (lambda c: hl.accuracy(c.model, c.batch), 1),
     "draw_negatives": (lambda c: hl.draw_negatives(c.batch[1].bincount(minlength=10), (40,), c.generator), 1),
@@ -81,14 +90,16 @@ LANCZOS = {
     "layer_norms": (lambda c: hl.layer_norms(c.model, LOSS, c.batch), 5, 1),
     "layer_spectra": (lambda c: hl.layer_spectra(c.model, LOSS, c.batch, k=3), 5, 1),
     "report": (lambda c: str(hl.report(c.model, LOSS, c.batch)).replace("second:0", "cpu"), 20, 2),
+    "critical_rate": (lambda c: hl.critical_rate(c.model, LOSS, c.batch).path, None, None),  # two waits a forward pass
     "hessian_init_": (lambda c: (str(report := hl.hessian_init_(c.model, LOSS, c.batch, generator=c.generator)),
                                  report.history), None, None),  # measures layer_norms a few times
     "sweep": (lambda c: hl.sweep(lambda seed: c.model, hl.Data("batch", c.batch, c.batch), [0.1, 0.2], [0], 20), None, None),
 }
 NO_TENSORS = {  # numbers in, numbers out, or what is read from files; data move with `.to`
-    "weight_layers", "explore", "correlation_map", "correlation_profile", "cross_moments", "dropout_factor",
+    "weight_layers", "width_multipliers", "explore", "correlation_map", "correlation_profile", "cross_moments", "dropout_factor",
     "edge_of_chaos", "fixed_point", "fluctuation_profile", "gain", "gradient_profile", "second_moments",
-    "table", "variance_profile", "seeded", "digits_net", "spread", "interval", "mnist", "fashion_mnist", "cifar10", "text8",
+    "table", "laboratory", "variance_profile", "seeded", "digits_net", "spread", "interval", "mnist", "fashion_mnist", "cifar10",
+    "text8", "python_text",
 }
 
 

@@ -5,7 +5,7 @@ from html.parser import HTMLParser
 import pytest
 
 import hessinit_lite as hl
-from hessinit_lite.lab.tables import WIDTH
+from hessinit_lite.tables import WIDTH
 
 ROWS = [("He", 0.914, (1.5, 0.25), 12), ("torch's <default>", None, (20, 3.0), 7)]
 COLUMNS = {"scheme": "", "accuracy": ".2f", "norm (loss/step²)": ".3g", "steps": "d"}
@@ -77,3 +77,10 @@ def test_bold_estimates_functions_and_named_rows():
 def test_bad_tables(rows, columns, words):
     with pytest.raises(ValueError, match=words):
         hl.table(rows, columns)
+
+
+def test_a_column_too_many_for_two_spaces_between_takes_one():
+    """A table that just fits with one draw is still shown with another."""
+    fits, longer = ([("x" * width, "y" * 37)] for width in (40, 41))
+    assert str(hl.table(fits, {"a": "", "b": ""})).splitlines()[1] == "x" * 40 + "  " + "y" * 37
+    assert str(hl.table(longer, {"a": "", "b": ""})).splitlines()[1] == "x" * 41 + " " + "y" * 37
