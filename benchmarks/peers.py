@@ -10,7 +10,7 @@ choice in the way that is fastest for them: curvlinops without its check for det
 data size, its matrices through their batched product, its eigenvalues by SciPy's ARPACK;
 hessian-eigenthings by Lanczos with as few steps as do; all of them without their own progress bars.
 
-Writes book/how-fast/: table.md, costs.svg and scaling.svg (each also for dark pages), results.json.
+Writes book/how-fast/: table.md, growth.md, many-classes.md, solver.md, costs.svg and growth.svg (each also for dark pages), results.json.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import datetime
 import importlib.metadata
 import json
 import math
+import os
 import platform
 import random
 import statistics
@@ -33,11 +34,14 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from scipy.sparse.linalg import LinearOperator, eigsh
+from scipy.stats import linregress
+from scipy.stats import t as student
 from torch import nn
 from tqdm import tqdm
 
 import hessinit_lite as hl
 from hessinit_lite.lab.explorable import draw as drawn
+from hessinit_lite.lab.ranks import cost
 from hessinit_lite.plots import BLUE, GREEN, ORANGE, PURPLE, SKY, to_svg
 
 OUT = Path(__file__).resolve().parent.parent / "book" / "how-fast"
@@ -562,36 +566,64 @@ def machine(device):
     return f"{name}, {torch.get_num_threads()} threads"
 
 
-# ------------------------------------------------------------------------------------------------- scaling
+# -------------------------------------------------------------------------------------------------- growth
 
 SCALED = {
     "depth": ("weight matrices", (3, 6, 12, 24, 48)),
     "width": ("units a layer", (64, 128, 256, 512, 1024)),
     "samples": ("samples", (64, 128, 256, 512, 1024, 2048)),
-    "classes": ("classes", (2, 5, 10, 25, 50, 100)),
+    "classes": ("classes", (10, 30, 100, 300, 1000, 3000, 10_000)),
+    "ranks": ("processes", tuple(2**k for k in range(8) if 2**k <= os.cpu_count())),
 }
 BASE = dict(depth=6, width=256, samples=256, classes=10)
+COLUMNS, RTOL = 16, 1e-2
 SCALED_JOBS = {
     "gradient": ("#777777", "x"), "product": (BLUE, "o"), "products together": (SKY, "v"),
-    "largest eigenvalue": (ORANGE, "s"), "all traces": (GREEN, "^"), "all norms": (PURPLE, "D"),
+    "largest eigenvalue": (ORANGE, "s"), "all traces": (GREEN, "^"),
+    f"all traces, {COLUMNS} random columns": (GREEN, "*"), "all norms": (PURPLE, "D"),
 }
 
 
-def scaling(device, quick):
-    """{what grows: {job: [[size, seconds], ...]}} of our jobs: medians on dense tanh nets."""
-    found = {}
-    for axis, (_, sizes) in tqdm(SCALED.items(), desc="scaling", leave=False):
-        curves = {job: [] for job in SCALED_JOBS}
-        for size in sizes[::2] if quick else sizes:
+def growth(device, quick, axes):
+    """{axis: {"points": {job: [[size, seconds], ...]}, "memory": {job: bytes at the largest size}, ...}}.
+
+    Medians of our jobs on dense tanh nets. On a CPU they are CPU seconds of one thread, which other
+    processes lengthen far less than they do the seconds of a clock; over ranks seconds of a clock.
+    """
+    found, threads = {}, torch.get_num_threads()
+    for axis in tqdm(axes, desc="growth", leave=False):
+        points, memory = {job: [] for job in SCALED_JOBS}, {}
+        sizes = SCALED[axis][1][::2] if quick else SCALED[axis][1]
+        torch.set_num_threads(1 if device == "cpu" else threads)
+        for size in tqdm(sizes, desc=axis, leave=False):
+            if axis == "ranks":
+                rows = cost.torchrun(size, "times")[1]
+                points["product"].append([size, statistics.median(rows[-1]["product"])])
+                continue
             for job, function in _scaled_jobs(**{**BASE, axis: size}, device=device).items():
-                function()
-                times = []
-                stop = time.perf_counter() + (0.1 if quick else 0.4)
-                while len(times) < 3 or time.perf_counter() < stop:
-                    times.append(seconds(function, device)[0])
-                curves[job].append([size, statistics.median(times)])
-        found[axis] = curves
+                answer = function()  # warms up
+                if job == "all traces" and any(isinstance(each, hl.Estimate) for each in answer.values()):
+                    continue  # no longer exact
+                points[job].append([size, statistics.median(_times(function, device, quick))])
+                if size == sizes[-1]:
+                    memory[job] = peak_memory(function, device)
+        found[axis] = {"points": {job: each for job, each in points.items() if each}, "memory": memory,
+                       "machine": machine(device), "date": datetime.date.today().isoformat(), "quick": quick,
+                       "rtol": RTOL, "clock": "CPU" if device == "cpu" and axis != "ranks" else "wall",
+                       "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+        torch.set_num_threads(threads)
     return found
+
+
+def _times(function, device, quick):
+    """Seconds of 3 calls or more, of one where it takes long."""
+    clock = time.process_time if device == "cpu" else time.perf_counter
+    times, stop = [], 0.1 if quick else 0.4
+    while (len(times) < 3 or sum(times) < stop) and sum(times) < 3:
+        start = clock()
+        seconds(function, device)
+        times.append(clock() - start)
+    return times
 
 
 def _scaled_jobs(depth, width, samples, classes, device):
@@ -609,14 +641,134 @@ def _scaled_jobs(depth, width, samples, classes, device):
         "largest eigenvalue": lambda: hl.top_eigenvalues(
             hl.hessian(model, LOSS, batch), generator=torch.Generator(device).manual_seed(0)),
         "all traces": lambda: hl.layer_traces(model, LOSS, batch),
-        "all norms": lambda: hl.layer_norms(model, LOSS, batch, rtol=1e-3),
+        f"all traces, {COLUMNS} random columns": lambda: hl.layer_traces(model, LOSS, batch, samples=COLUMNS),
+        "all norms": lambda: hl.layer_norms(model, LOSS, batch, rtol=RTOL),
     }
 
 
-def slope(points):
-    """The exponent p of a power law size^p through [[size, seconds], ...], by least squares of logarithms."""
-    sizes, times = np.log(np.array(points)).T
-    return float(np.polyfit(sizes, times, 1)[0])
+# --------------------------------------------------------------------------------------------- many classes
+
+def vocabularies():
+    """{title: (model, batch)} of nets with 8,000 classes."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randint(8000, shape, generator=generator)
+    dense = hl.init_(hl.MLP(64, 128, 3, 8000, "tanh"), "glorot", generator=generator)
+    torch.manual_seed(0)
+    gpt = hl.GPT(8000, 64, 2, 4, 32)
+    return {"64-128-128-8,000 tanh, 128 samples": (dense, (torch.randn(128, 64, generator=generator), draw(128))),
+            "GPT of width 64, 2 blocks, 8,000 tokens, 16 texts of 32": (gpt, (draw(16, 32), draw(16, 32)))}
+
+
+@contextlib.contextmanager
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@one_thread()
+def many_classes(quick, nets=None):
+    """[{model, job, seconds, gradients, memory, error}] in CPU seconds of one thread.
+
+    Errors are relative, the largest of all layers: of traces the standard error that comes with them, of norms
+    the distance to those of rtol=1e-4.
+    """
+    rows = []
+    for title, (model, batch) in (nets or vocabularies()).items():
+        weights = list(model.parameters())
+        exact = hl.layer_norms(model, LOSS, batch, rtol=1e-4)
+        of_trace = lambda found: max(each.error / each for each in found.values())
+        of_norm = lambda found: max(abs(each / exact[name] - 1) for name, each in found.items())
+        jobs = {
+            "gradient": (lambda: torch.autograd.grad(LOSS(model(batch[0]), batch[1]), weights), None),
+            **{f"all traces, {n} random columns": (
+                lambda n=n: hl.layer_traces(model, LOSS, batch, samples=n), of_trace) for n in (8, 16)},
+            **{f"all norms, rtol {r:g}": (lambda r=r: hl.layer_norms(model, LOSS, batch, rtol=r), of_norm)
+               for r in (0.1, 0.01)},
+        }
+        base = None
+        for job, (function, error) in jobs.items():
+            answer = []
+            memory = peak_memory(lambda: answer.append(function()), "cpu")  # warms up, too
+            cpu = statistics.median(_times(function, "cpu", quick))
+            base = base or cpu
+            rows.append({"model": title, "job": job, "seconds": cpu, "gradients": cpu / base,
+                         "memory": memory, "error": error and error(answer[0])})
+    return {"rows": rows, "machine": machine("cpu"), "date": datetime.date.today().isoformat(),
+            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
+
+
+def many_classes_table(results):
+    found = results["many classes"]
+    load = "" if found["load"] is None else f"; load average {found['load']:.0f} of {os.cpu_count()} cores"
+    lines = []
+    for title in dict.fromkeys(row["model"] for row in found["rows"]):
+        lines += [f"| {title} | gradients | CPU seconds | error | peak memory (MB) |", "|---|---|---|---|---|"]
+        for row in found["rows"]:
+            if row["model"] == title:
+                memory = "–" if row["memory"] is None else f"{row['memory'] / 1e6:.0f}"
+                error = "" if row["error"] is None else f"{100 * row['error']:.2g} %"
+                lines.append(f"| {row['job']} | {number(row['gradients'])} | {number(row['seconds'])} | {error} "
+                             f"| {memory} |")
+        lines.append("")
+    where = found["machine"].split(",")[0]
+    lines += [f"On {where}, one thread; {found['date']}{load}. Errors are the largest of all layers: of a trace its "
+              "standard error, of a norm its distance to that of rtol 0.0001.", ""]
+    return "\n".join(lines)
+
+
+@one_thread()
+def solver(quick, depths=(10, 30, 100), activations=("relu", "tanh", "gelu"), width=64):
+    """[{depth, activation, reached, starts, measurements, gradients}]: what `hl.hessian_init_` costs.
+
+    For dense nets on 128 digits from its default start; medians over the starts, in CPU seconds of one thread
+    over those of a gradient of the same batch. `reached` counts the starts that came to the target.
+    """
+    rows = []
+    batch, starts = hl.digits().batch(128), 3 if quick else 5
+    for depth in depths:
+        for activation in activations:
+            costs, reports = [], []
+            for start in range(starts):
+                model, generator = hl.MLP(64, width, depth, 10, activation), torch.Generator().manual_seed(start)
+                hl.init_(model, "forward", generator=generator)
+                gradient = lambda: torch.autograd.grad(LOSS(model(batch[0]), batch[1]), list(model.parameters()))
+                base = statistics.median(_times(gradient, "cpu", quick))
+                from_ = time.process_time()
+                reports.append(hl.hessian_init_(model, LOSS, batch, generator=generator))
+                costs.append((time.process_time() - from_) / base)
+            rows.append({"depth": depth, "activation": activation, "starts": starts,
+                         "reached": sum(each.converged for each in reports),
+                         "measurements": statistics.median(each.steps for each in reports),
+                         "gradients": statistics.median(costs)})
+    return {"rows": rows, "machine": machine("cpu"), "date": datetime.date.today().isoformat()}
+
+
+def solver_table(results):
+    found = results["solver"]
+    lines = ["| depth | activation | target reached | measurements | gradients | a measurement |",
+             "|---|---|---|---|---|---|"]
+    for row in found["rows"]:
+        lines.append(f"| {row['depth']} | {row['activation']} | {row['reached']} of {row['starts']} "
+                     f"| {number(row['measurements'])} | {number(row['gradients'])} "
+                     f"| {number(row['gradients'] / row['measurements'])} |")
+    where = found["machine"].split(",")[0]
+    return "\n".join([*lines, "", f"On {where}, one thread; {found['date']}. Medians over the starts.", ""])
+
+
+def exponent(points):
+    """(p, half its 95 % interval) of a power law size^p through [[size, seconds], ...].
+
+    Least squares of logarithms with Student's t; the half is None for fewer than three sizes. The scatter
+    about the line is mostly that a cost is no power law, so the interval is one for these sizes only.
+    """
+    fit = linregress(*np.log(np.array(points)).T)
+    if len(points) < 3:
+        return float(fit.slope), None
+    return float(fit.slope), float(student.ppf(0.975, len(points) - 2) * fit.stderr)
 
 
 # --------------------------------------------------------------------------------------------- the report
@@ -756,36 +908,80 @@ def short(job):
             "norms-bound": "… with bounds"}[job]
 
 
-def scaling_figure(results):
-    """How our jobs grow with depth, width, samples and classes; each line ends in its fitted exponent."""
-    figure = Figure(figsize=(7.2, 6.4), layout="constrained")
-    for number, (ax, (axis, curves)) in enumerate(zip(figure.subplots(2, 2, sharey=True).flat,
-                                                      results["scaling"].items())):
+def signed(value, digits=2):
+    return f"{value:.{digits}f}".replace("-", "\N{MINUS SIGN}")
+
+
+def growth_figure(results):
+    """How our jobs grow; each line ends in its fitted exponent."""
+    shown = {axis: found["points"] for axis, found in results["growth"].items() if axis != "ranks"}
+    figure = Figure(figsize=(7.2, 3.2 * math.ceil(len(shown) / 2)), layout="constrained")
+    grid = figure.subplots(math.ceil(len(shown) / 2), 2, sharey=True, squeeze=False)
+    for number, (ax, (axis, curves)) in enumerate(zip(grid.flat, shown.items())):
         ends, lowest = [], -math.inf
         for job, points in curves.items():
             color, marker = SCALED_JOBS[job]
             sizes, times = zip(*points)
             ax.loglog(sizes, [1e3 * t for t in times], color=color, marker=marker, ms=4, label=job)
-            ends.append((math.log10(1e3 * times[-1]), slope(points), color))
-        for height, exponent, color in sorted(ends):  # numbers of lines that end close together are moved apart
-            lowest = max(height, lowest + 0.22)
-            ax.annotate(f"{exponent:.2f}".replace("-", "\N{MINUS SIGN}"), (sizes[-1], 10**lowest), xytext=(6, -3),
+            ends.append((math.log10(1e3 * times[-1]), sizes[-1], exponent(points)[0], color))
+        for height, end, power, color in sorted(ends):  # numbers of lines that end close together are moved apart
+            lowest = max(height, lowest + 0.3)
+            ax.annotate(signed(power), (end, 10**lowest), xytext=(6, -3),
                         textcoords="offset points", color=color, fontsize=8)
+        sizes = [size for size, _ in curves["gradient"]]
         ax.set(xlabel=SCALED[axis][0], ylabel="" if number % 2 else "time (ms)",
                xlim=(sizes[0] / 1.2, sizes[-1] * (sizes[-1] / sizes[0]) ** 0.2))
-        ax.set_xticks(sizes, [str(size) for size in sizes])
+        ax.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8 if len(sizes) > 6 else None)
         ax.minorticks_off()
         ax.grid(alpha=0.25)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return figure
+
+
+def growth_table(results):
+    """The exponents with their intervals, and what the largest number of classes costs, in Markdown."""
+    found = results["growth"]
+    axes = [axis for axis in SCALED if axis in found]
+    lines = ["| exponent in | " + " | ".join(axes) + " |", "|---|" + "---|" * len(axes)]
+    for job in SCALED_JOBS:
+        cells = []
+        for axis in axes:
+            points = found[axis]["points"].get(job, [])
+            power, half = exponent(points) if len(points) > 1 else (None, None)
+            cells.append("" if power is None else signed(power) + ("" if half is None else f" ± {half:.2f}"))
+        lines += [f"| {job} | " + " | ".join(cells) + " |"] if any(cells) else []
+    lines.append("")
+    for axis in axes:
+        each, load = found[axis], ""
+        if each["load"] is not None:
+            load = f", load average {each['load']:.0f} of {os.cpu_count()} cores"
+        lines.append(f"- {axis}: {each['machine']}, {each['clock']} seconds, norms to rtol "
+                     f"{each['rtol']:g}, {each['date']}{load}.")
+    lines += ["", "Intervals are Student's, of 95 %, from the scatter about the line.", ""]
+    if found.get("classes", {}).get("memory"):
+        points, memory = found["classes"]["points"], found["classes"]["memory"]
+        size, base = points["gradient"][-1]
+        lines += [f"| at {size:,} classes | gradients | CPU seconds | peak memory (MB) |", "|---|---|---|---|"]
+        for job, each in points.items():
+            if each[-1][0] == size:
+                used = "–" if memory.get(job) is None else f"{memory[job] / 1e6:.0f}"
+                lines.append(f"| {job} | {number(each[-1][1] / base)} | {number(each[-1][1])} | {used} |")
+    return "\n".join([*lines, ""])
 
 
 def write(results):
     OUT.mkdir(exist_ok=True)
     (OUT / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     (OUT / "table.md").write_text(table(results))
-    figures = {"costs": costs_figure, "scaling": scaling_figure}
-    for name, draw in figures.items() if results["scaling"] else [("costs", costs_figure)]:
+    figures = {"costs": costs_figure}
+    if results["growth"]:
+        figures["growth"] = growth_figure
+        (OUT / "growth.md").write_text(growth_table(results))
+    if "many classes" in results:
+        (OUT / "many-classes.md").write_text(many_classes_table(results))
+    if "solver" in results:
+        (OUT / "solver.md").write_text(solver_table(results))
+    for name, draw in figures.items():
         svg = drawn(lambda: draw(results), {}, to_svg)
         (OUT / f"{name}.svg").write_text(svg.replace("currentColor", "#1f2328"))
         (OUT / f"{name}-dark.svg").write_text(svg.replace("currentColor", "#d6d9dd"))
@@ -794,14 +990,16 @@ def write(results):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a quarter of the repeats")
-    parser.add_argument("--only", choices=("1", "2", "3", "growth"),
-                        help="only this workload, or how our times grow; what is stored of the others stays")
+    parser.add_argument("--only", choices=("1", "2", "3", "growth", "many", "solver"),
+                        help="only this workload, how our times grow, many classes, or the solver; what is stored of the others stays")
     parser.add_argument("--job", action="append", choices=tuple(JOBS),
                         help="only these jobs; what is stored of a workload's others stays")
+    parser.add_argument("--axis", action="append", choices=tuple(SCALED),
+                        help="only how times grow along these; what is stored of the others stays")
     parser.add_argument("--redraw", action="store_true", help="table and figures from results.json alone")
     options = parser.parse_args()
     stored = OUT / "results.json"
-    results = json.loads(stored.read_text()) if stored.exists() else {"workloads": {}, "scaling": {}}
+    results = json.loads(stored.read_text()) if stored.exists() else {"workloads": {}, "growth": {}}
     if not options.redraw:
         for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
             chosen = [number for number in (1, 2, 3) if options.only in (None, str(number))]
@@ -813,10 +1011,16 @@ def main():
                              "budgets": found["budgets"]}
                 results["workloads"][key] = found
         if options.only in (None, "growth"):
-            results["scaling"] = scaling("cpu", options.quick)
+            results["growth"] |= growth("cpu", options.quick, options.axis or SCALED)
+            results["growth"] = {axis: results["growth"][axis] for axis in SCALED if axis in results["growth"]}
+        if options.only in (None, "many"):
+            results["many classes"] = many_classes(options.quick)
+        if options.only in (None, "solver"):
+            results["solver"] = solver(options.quick)
         results["workloads"] = dict(sorted(results["workloads"].items()))
-        results["versions"] = {name: importlib.metadata.version(name) for name in (
-            "torch", "hessinit-lite", "PyHessian", "curvlinops-for-pytorch", "hessian-eigenthings", "scipy")}
+        if options.only not in ("growth", "many", "solver"):
+            results["versions"] = {name: importlib.metadata.version(name) for name in (
+                "torch", "hessinit-lite", "PyHessian", "curvlinops-for-pytorch", "hessian-eigenthings", "scipy")}
     write(results)
     print(table(results))
 
