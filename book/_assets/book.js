@@ -8,7 +8,7 @@ document.addEventListener("DOMContentLoaded", () => {
   Search.htmlToText = (source, anchor) => {
     const page = new DOMParser().parseFromString(source, "text/html");
     page.querySelectorAll(".math").forEach((formula) => formula.replaceWith("…"));
-    page.querySelectorAll("#jb-print-docs-body, .bd-sidebar-secondary, .bd-header-article, nav, footer, .hessinit-explore")
+    page.querySelectorAll("#jb-print-docs-body, .bd-sidebar-secondary, .bd-header-article, nav, footer, style, script, .hessinit-explore, .hessinit-lab")
       .forEach((part) => part.remove());
     return text(page.documentElement.outerHTML, anchor);
   };

@@ -138,6 +138,18 @@ def hang(body):
     return re.sub(r'(<div class="highlight"><pre>(?:<span></span>)?)(.*?)</pre>', lines, body, flags=re.DOTALL)
 
 
+def scripts_once(body):
+    """Of a page's live figures only the first carries the scripts: `load.js` starts the others with them, too."""
+    seen = set()
+
+    def once(match):
+        known = match[1] in seen
+        seen.add(match[1])
+        return 'data-scripts=""' if known else match[0]
+
+    return re.sub(r'data-scripts="([^"]+)"', once, body)
+
+
 def mend(app, pagename, templatename, context, doctree):
     """Images load when they come near the screen, nothing moves when they do, and each has a text.
 
@@ -162,7 +174,7 @@ def mend(app, pagename, templatename, context, doctree):
         return f'<img{late} decoding="async"{size}{tag[len("<img"):]}'
 
     if "body" in context:
-        body = re.sub(r"<img\b[^>]*>", mend_image, context["body"])
+        body = scripts_once(re.sub(r"<img\b[^>]*>", mend_image, context["body"]))
         # A list's children must be list items, and these have a role of their own.
         context["body"] = hang(body.replace('<div role="list" class="citation-list">', '<div class="citation-list">'))
 
@@ -193,6 +205,14 @@ def lighten(out):
         opaque.quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
+def name_arrows(out):
+    """The side bar's arrow that unfolds a chapter's further pages gets a name, for who does not see it."""
+    bare = '<summary><span class="toctree-toggle"'
+    for path in out.rglob("*.html"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace(bare, bare.replace(">", ' aria-label="Pages of this chapter">', 1)), encoding="utf-8")
+
+
 def not_found_page(app):
     home = app.builder.get_relative_uri("404", app.config.root_doc)
     yield "404", {"title": "Page not found", "body": NOT_FOUND.format(home=home)}, "page.html"
@@ -209,6 +229,7 @@ def finish(app, exception):
             text = plain(app.env, docname, text, book)
             (out / "_sources" / path).write_text(text, encoding="utf-8")
     lighten(out)
+    name_arrows(out)
     # Read by crawlers where the book is at the top of its host, harmless elsewhere.
     sitemap = f"Sitemap: {book}sitemap.xml\n" if book else ""
     (out / "robots.txt").write_text(f"User-agent: *\nAllow: /\n{sitemap}")

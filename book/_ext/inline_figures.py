@@ -7,7 +7,6 @@ import re
 
 from hessinit_lite.plots import themed
 
-
 #: Three marks or more in a row that look the same: their style is said once.
 ALIKE = re.compile(r'<use [^>]*? style="([^"]*)"/>\n(?:<use [^>]*? style="\1"/>\n){2,}')
 LETTER = re.compile(r'<path id="(DejaVu[^"]*)"[^>]*/>\n?')

@@ -12,7 +12,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
-from site_checks import ROOT, axe, broken, links, measure, open_chromium, pages, serve, settle
+from site_checks import (
+    ROOT,
+    axe,
+    broken,
+    links,
+    measure,
+    open_chromium,
+    pages,
+    serve,
+    settle,
+)
 
 TABLE = ROOT / "book" / "site-audit" / "table.md"
 TRIES = 3  # other work on the machine only adds time

@@ -1,64 +1,54 @@
-"""Draw the figure of the landing page and the README: python book/_tools/hero.py
+"""Take the README's picture, of the laboratory in the built book: python book/_tools/hero.py
 
-Real data (scikit-learn's digits), real nets, five seeds: median, and the range over the seeds.
+torch's default in a ReLU net of 30 layers, with He's scheme pinned beside it, on a light and on a dark page.
 """
 
+import io
+import sys
 from pathlib import Path
 
-import torch
-import torch.nn.functional as F
+from PIL import Image
+from playwright.sync_api import sync_playwright
+from site_checks import ROOT, open_chromium, patient, serve, settle, still
+from walk import ANSWERED
 
-import hessinit_lite as hl
-from hessinit_lite.lab.explorable import draw
-from hessinit_lite.plots import BLUE, GREEN, ORANGE, PURPLE, panels_in_a_row, to_svg
-
-DEPTH, WIDTH, SAMPLES, SEEDS = 30, 64, 256, range(5)
-ASSETS = Path(__file__).resolve().parent.parent / "_assets"
-STYLES = {
-    "torch's default": (PURPLE, "s"), "LeCun": (ORANGE, "^"), "He": (BLUE, "o"),
-    "every norm at 1": (GREEN, "D"),
-}  # fmt: skip
+ASSETS = ROOT / "book" / "_assets"
+NAMES = {"light": "hero.png", "dark": "hero-dark.png"}
+SCALE = 1.5  # pixels of the picture to one of the page
 
 
-def measure(label, seed):
-    """Mean square of every layer's pre-activations, and the norm of every layer's Hessian block."""
-    generator = torch.Generator().manual_seed(seed)
-    batch = hl.digits().to(torch.float64).batch(SAMPLES, generator)
-    model = hl.MLP(64, WIDTH, DEPTH, 10, activation="relu").double()  # norms fall to 1e-20
-    if label == "every norm at 1":
-        report = hl.hessian_init_(model, F.cross_entropy, batch, target=1.0, generator=generator)
-        assert report.converged, report
-    else:
-        hl.init_(model, {"torch's default": "torch", "LeCun": "lecun", "He": "he"}[label], generator=generator)
-    squares = []
-    hooks = [
-        layer.register_forward_hook(lambda _, __, out: squares.append(float(out.detach().square().mean())))
-        for layer in hl.weight_layers(model).values()
-    ]
-    model(batch[0])
-    for hook in hooks:
-        hook.remove()
-    return squares, list(hl.layer_norms(model, F.cross_entropy, batch).values())
+def picture(browser, address, theme):
+    """The knobs, what they say and the first row of curves, an image."""
+    window = {"width": 1440, "height": 1200}
+    context = browser.new_context(color_scheme=theme, viewport=window, device_scale_factor=SCALE)
+    patient(context)
+    page = context.new_page()
+    page.goto(f"{address}book/laboratory.html")
+    settle(page)
+    lab = page.locator("article .hessinit-lab")
 
+    def choose(scheme):
+        before = int(lab.get_attribute("data-answered"))
+        lab.locator("[name=scheme]").select_option(scheme)
+        page.wait_for_function(ANSWERED, arg=before)
 
-def hero():
-    figure, axes = panels_in_a_row(2, height=3.3)
-    layers = torch.arange(1, DEPTH + 1)
-    for label, (color, marker) in STYLES.items():
-        runs = torch.tensor([measure(label, seed) for seed in SEEDS])  # [seeds, 2, layers]
-        for k, ax in enumerate(axes):
-            ax.fill_between(layers, runs[:, k].amin(0), runs[:, k].amax(0), color=color, alpha=0.25, lw=0)
-            middle = runs[:, k].median(0).values
-            ax.semilogy(layers, middle, color=color, marker=marker, ms=3.5, markevery=3, label=label)
-    axes[0].set(title="The signal", xlabel="layer", ylabel="mean square of its values")
-    axes[1].set(title="The curvature", xlabel="layer", ylabel="norm of Hessian block")
-    for ax in axes:
-        ax.grid(alpha=0.25)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    return figure
+    page.wait_for_function(ANSWERED, arg=0)
+    choose("he")
+    lab.get_by_role("button", name="Pin", exact=True).click()
+    choose("torch")
+    page.mouse.move(0, 0)  # no layer is pointed at
+    still(page)
+    box, bar = lab.bounding_box(), lab.locator(".lab-bar").bounding_box()
+    clip = {"x": box["x"] - 16, "y": box["y"] - 12, "width": box["width"] + 32}
+    clip["height"] = bar["y"] + bar["height"] + 24 - box["y"]
+    taken = page.screenshot(full_page=True, clip=clip)
+    context.close()
+    return Image.open(io.BytesIO(taken)).convert("RGB")
 
 
 if __name__ == "__main__":
-    svg = draw(hero, {}, to_svg)
-    (ASSETS / "hero.svg").write_text(svg.replace("currentColor", "#1f2328"))
-    (ASSETS / "hero-dark.svg").write_text(svg.replace("currentColor", "#d6d9dd"))
+    site = Path(sys.argv[1] if sys.argv[1:] else ROOT / "_build" / "html")
+    with serve(site) as address, sync_playwright() as playwright, open_chromium(playwright) as browser:
+        for theme, name in NAMES.items():
+            few = picture(browser, address, theme).quantize(64, dither=Image.Dither.NONE)
+            few.save(ASSETS / name, optimize=True)

@@ -14,7 +14,15 @@ from pathlib import Path
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader, PdfWriter
 from pypdf.generic import ArrayObject, NameObject
-from site_checks import ROOT, chromium, open_chromium, pages, patient, settle, still
+from site_checks import (
+    ROOT,
+    chromium,
+    open_chromium,
+    pages,
+    patient,
+    settle,
+    still,
+)
 
 NAME = "from-variance-to-the-hessian.pdf"
 _PREPARE = """async () => {
@@ -30,6 +38,7 @@ def print_page(browser, url):
     page.goto(url)
     settle(page)
     page.evaluate(_PREPARE)
+    page.wait_for_function("() => [...document.querySelectorAll('.hessinit-lab')].every(lab => lab.dataset.answered > 0)")
     still(page)
     margin = {"top": "20mm", "bottom": "22mm", "left": "20mm", "right": "20mm"}
     data = page.pdf(format="A4", scale=0.8, margin=margin, print_background=True, outline=True, tagged=True)

@@ -43,7 +43,8 @@ document.querySelectorAll(".toggle-hidden").forEach(d => d.classList.remove("tog
 def pages(toc=ROOT / "_toc.yml"):
     """The pages' names, in the book's order."""
     toc = yaml.safe_load(toc.read_text())
-    return [toc["root"], *(chapter["file"] for part in toc["parts"] for chapter in part["chapters"])]
+    chapters = [chapter for part in toc["parts"] for chapter in part["chapters"]]
+    return [toc["root"], *(page["file"] for chapter in chapters for page in (chapter, *chapter.get("sections", ())))]
 
 
 def chromium():
@@ -62,6 +63,21 @@ def patient(context):
     """A page or a context of pages whose waits end after PATIENCE only."""
     context.set_default_timeout(PATIENCE)
     return context
+
+
+def only_files(page):
+    """Refuse a page whatever it asks of a network. Returns the list that such addresses go into."""
+    outside = []
+
+    def answer(route):
+        if route.request.url.startswith(("file:", "data:", "blob:")):
+            route.continue_()
+        else:
+            outside.append(route.request.url)
+            route.abort()
+
+    page.route("**/*", answer)
+    return outside
 
 
 @contextlib.contextmanager
@@ -180,7 +196,8 @@ def axe(page):
     page.evaluate(_UNFOLD)
     page.evaluate(f"() => {{ {_THIN} }}")
     still(page)  # colours fade in
-    result = Axe().run(page, options={"resultTypes": ["violations"]}).response
+    # Not read again: style sheets, of which no rule that is on needs the source; a file may not ask for them.
+    result = Axe().run(page, options={"resultTypes": ["violations"], "preload": False}).response
     return [
         f"{finding['impact']} {finding['id']}: {node['html'][:160]}"
         for finding in result["violations"] if finding["impact"] in ("serious", "critical")

@@ -1,13 +1,38 @@
 """Draw the picture that links to the book are shown with: python book/_tools/social.py
 
-The right side is the curvature of the landing page's figure, measured anew: the same nets, data and seeds.
+On the right, the curvature of real nets on real data (scikit-learn's digits), five seeds: median, and the range.
 """
+
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
-from hero import ASSETS, DEPTH, SEEDS, STYLES, measure
+import torch
+import torch.nn.functional as F
 
+import hessinit_lite as hl
+from hessinit_lite.plots import BLUE, GREEN, ORANGE, PURPLE
+
+ASSETS = Path(__file__).resolve().parent.parent / "_assets"
+DEPTH, WIDTH, SAMPLES, SEEDS = 30, 64, 256, range(5)
+STYLES = {
+    "torch's default": (PURPLE, "s"), "LeCun": (ORANGE, "^"), "He": (BLUE, "o"),
+    "every norm at 1": (GREEN, "D"),
+}  # fmt: skip
 INK, PAPER = "#1f2328", "#ffffff"
+
+
+def measure(label, seed):
+    """The norm of every layer's Hessian block."""
+    generator = torch.Generator().manual_seed(seed)
+    batch = hl.digits().to(torch.float64).batch(SAMPLES, generator)
+    model = hl.MLP(64, WIDTH, DEPTH, 10, activation="relu").double()  # norms fall to 1e-20
+    if label == "every norm at 1":
+        report = hl.hessian_init_(model, F.cross_entropy, batch, target=1.0, generator=generator)
+        assert report.converged, report
+    else:
+        hl.init_(model, {"torch's default": "torch", "LeCun": "lecun", "He": "he"}[label], generator=generator)
+    return list(hl.layer_norms(model, F.cross_entropy, batch).values())
 
 
 def social():
@@ -24,7 +49,7 @@ def social():
     ax = figure.add_axes((0.58, 0.14, 0.38, 0.74))
     layers = range(1, DEPTH + 1)
     for label, (color, marker) in STYLES.items():
-        runs = np.array([measure(label, seed)[1] for seed in SEEDS])
+        runs = np.array([measure(label, seed) for seed in SEEDS])
         ax.fill_between(layers, runs.min(0), runs.max(0), color=color, alpha=0.25, lw=0)
         ax.semilogy(layers, np.median(runs, 0), color=color, marker=marker, ms=7, markevery=3, lw=2.5, label=label)
     ax.set_xlabel("layer", fontsize=15)

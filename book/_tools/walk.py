@@ -1,8 +1,9 @@
 """A stranger's walk through the built book, a picture at each stop: python book/_tools/walk.py FOLDER [BUILT HTML]
 
-From the landing page to the first chapter, a changed slider, the Colab button and an exercise's solution, by
-mouse or finger as the visitor's device has it. Build with GITHUB_REPOSITORY=owner/name: only then there is a
-Colab button. Pictures are to be looked at; tests/test_site.py takes the same walk.
+From the landing page to the first chapter, a changed slider, the Colab button and an exercise's solution, then to
+the laboratory, where a net does not train and another start makes it train, by mouse or finger as the visitor's
+device has it. Build with GITHUB_REPOSITORY=owner/name: only then there is a Colab button. Pictures are to be looked
+at; tests/test_site.py takes the same walk.
 """
 
 import sys
@@ -16,6 +17,13 @@ VISITORS = {
     "dark": {"color_scheme": "dark", "viewport": {"width": 1280, "height": 800}},
     "phone": {"color_scheme": "light", "viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True},
 }
+
+
+# Has the laboratory answered what it was asked, after so many answers?
+ANSWERED = """since => {
+  const {answered, state} = document.querySelector(".hessinit-lab").dataset;
+  return Number(answered) > since && state === "complete";
+}"""
 
 
 def walk(browser, address, folder, visitor):
@@ -77,6 +85,35 @@ def walk(browser, address, folder, visitor):
     solution.locator("section").wait_for(state="visible")
     solution.evaluate("s => scrollTo(0, s.getBoundingClientRect().top + scrollY - 120)")
     look("solution")
+
+    page.goto(address)
+    page.wait_for_url("**/index.html")
+    arrive()
+    press(page.locator("article a[href$='laboratory.html']").first)
+    page.wait_for_url("**/laboratory.html")
+    arrive()
+    lab = page.locator("article .hessinit-lab")
+
+    def answered(since):
+        page.wait_for_function(ANSWERED, arg=since)
+        return int(lab.get_attribute("data-answered"))
+
+    def train(name):
+        button = lab.get_by_role("button", name="Train", exact=True)
+        button.scroll_into_view_if_needed()
+        press(button)
+        page.wait_for_function("() => document.querySelector('.hessinit-lab').dataset.step >= 150")
+        look(name)
+        press(lab.get_by_role("button", name="Pause", exact=True))
+
+    before = answered(0)
+    look("laboratory")
+    train("stands-still")
+    press(lab.get_by_role("button", name="Back to the same weights"))
+    lab.locator("[name=scheme]").select_option("he")
+    answered(before)
+    press(lab.get_by_role("button", name="1/λ = "))
+    train("trains")
     context.close()
     return pictures, colab
 
