@@ -254,6 +254,24 @@ def test_a_drag_never_starves_the_picture(visit):
     assert len(signals) > 3  # the first, the last, and some of those between
 
 
+def test_a_norm_that_is_still_to_come_is_not_one_beyond_the_axis(visit):
+    lab = visit()
+    lab.complete()
+    counted = """async answers => {
+      const {bench} = document.querySelector(".hessinit-lab");
+      for (const answer of answers) bench.hear({...bench.seen, ...answer});
+      for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
+      const path = [...document.querySelectorAll(".lab-panel")]
+        .find(panel => panel.querySelector("strong").textContent === "Hessian").innerHTML;
+      return (path.match(/h6l-3 -5z/g) ?? []).length;
+    }"""
+    begun = [{"kind": "signal", "step": 0}, {"kind": "norms", "norms": [[29, 1.0]]}]
+    assert lab.page.evaluate(counted, begun) == 0
+    # The same where no norm of an earlier picture is at hand, and where a norm is no number in the end.
+    assert lab.page.evaluate(counted, [{"kind": "signal", "step": 0}] * 2) == 0
+    assert lab.page.evaluate(counted, [{"kind": "lambda", "lambda": 1.0, "step": 0}]) == 30
+
+
 class TestStranger:
     """Ten minutes of somebody who reads nothing: why does depth 30 with torch's default not train? Make it train."""
 

@@ -75,9 +75,10 @@ class LayerPanels {
           const anchor = name === "norms" ? last(seen.norms) || last(seen.old) || NaN : 1;
           curves.push({x: expected[of].map((_, k) => k + 1), y: expected[of].map(each => each * anchor), colour: "currentColor", line: 1.5, dashed: true});
         }
-        if (name === "norms" && seen.old && !seen.complete)
-          curves.push({x: layers, y: seen.old, colour: COLOURS.blue, dots: 4, pale: true});
-        curves.push({x: layers, y: values, colour: COLOURS.blue, line: 1, dots: 4.5});
+        const coming = name === "norms" && !seen.complete;
+        if (coming && seen.old)
+          curves.push({...known(layers, seen.old), colour: COLOURS.blue, dots: 4, pale: true});
+        curves.push({...(coming ? known(layers, values) : {x: layers, y: values}), colour: COLOURS.blue, line: 1, dots: 4.5});
       }
       if (guess?.[name]) curves.push({x: guess[name].map((_, k) => k + 1), y: guess[name], colour: COLOURS.sky, line: 3});
       panel.show({
@@ -92,6 +93,12 @@ class LayerPanels {
 /** As shown: the gradient in units of the last layer's, since its size is the batch's. */
 const relative = (name, values) => name === "gradient" ? values.map(each => each / last(values)) : values;
 const last = values => values ? values[values.length - 1] : undefined;
+
+/** Points that are numbers already: a norm that is still to come is not one beyond the axis. */
+function known(x, y) {
+  const here = [...y.keys()].filter(k => !Number.isNaN(y[k]));
+  return {x: here.map(k => x[k]), y: here.map(k => y[k])};
+}
 
 /** Theory for what is set, which is ahead of what is seen while a knob moves. */
 function theoryOf(bench) {
