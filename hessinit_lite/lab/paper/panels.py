@@ -125,15 +125,15 @@ def figure_2(found, widths=(4, 8)):
             line = {"color": "black", "markersize": 3, "linewidth": 1, "label": "the paper"}
             right.plot(*zip(*points), "o-", **line)
         right.set(xscale="log", xlabel="step + 1", ylabel="loss")
-        if panel == "0.25":
-            right.set_yscale("log")
+        if panel == "0.25":  # three steps of the paper's, then it diverges
+            right.set(xscale="linear", xticks=[6, 7, 8], yscale="log")
         if not curve:
             level = one("Figure 2", panel, "loss at the end").value
             line = {"linewidth": 3, "alpha": 0.4, "zorder": 1, "label": "the paper"}
             right.axhline(level, color="black", **line)
             right.set_ylim(level - 0.1, level + 0.1)
         if right.get_legend_handles_labels()[0]:
-            right.legend(fontsize=7, frameon=False)
+            right.legend(fontsize="small", frameon=False)
     return figure
 
 
