@@ -19,6 +19,7 @@ from bs4 import BeautifulSoup
 ROOT = Path(__file__).resolve().parent.parent.parent
 PATIENCE = 120_000  # ms that an event is waited for: it ends what hangs, and is no measure of speed
 MATHJAX = "_static/mathjax/tex-svg.js"
+THEME = "_static/styles/", "_static/scripts/", "_static/vendor/"  # the same on every page
 
 # What the page reports on itself: layout shifts, and tasks that keep it from answering for over 50 ms.
 _OBSERVE = """
@@ -160,7 +161,7 @@ def measure(browser, url, formulas_in_time=False):
     formulas_in_time: as where formulas are drawn before the text stops waiting for them, whatever this machine does.
 
     Returns a dict: `weight` (bytes of the page and all it loads, not compressed, without MathJax),
-    `mathjax` (bytes), `interactive` (s until everything is loaded, all formulas are drawn and no task
+    `theme` (bytes of these that are the theme's styles, scripts and fonts), `mathjax` (bytes), `interactive` (s until everything is loaded, all formulas are drawn and no task
     blocks the page any more), `shift` (cumulative layout shift, no unit).
     """
     sizes = {}
@@ -178,8 +179,10 @@ def measure(browser, url, formulas_in_time=False):
     shift = sum(page.evaluate("() => shifts"))
     page.close()
     mathjax = sum(size for address, size in sizes.items() if MATHJAX in address)
+    theme = sum(size for address, size in sizes.items() if any(part in address for part in THEME))
     interactive = max([loaded, ready, *blocked]) / 1000
-    return {"weight": sum(sizes.values()) - mathjax, "mathjax": mathjax, "interactive": interactive, "shift": shift}
+    return {"weight": sum(sizes.values()) - mathjax, "theme": theme, "mathjax": mathjax,
+            "interactive": interactive, "shift": shift}
 
 
 def _scroll(page):
