@@ -128,10 +128,10 @@ def matching(names, patterns):
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     if not patterns:
         raise ValueError("layers is empty: name at least one, or leave it out for all")
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in names):
-            raise ValueError(f"no layer is called {pattern!r}; known: {', '.join(names)}")
-    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    fits = {p: [n for n in names if n == p or fnmatchcase(n, p)] for p in patterns}
+    if strange := [pattern for pattern, found in fits.items() if not found]:
+        raise ValueError(f"no layer is called {strange[0]!r}; known: {', '.join(names)}")
+    return [name for name in names if any(name in found for found in fits.values())]
 
 
 def token_tables(model):

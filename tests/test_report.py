@@ -493,6 +493,19 @@ def test_some_layers_only(digits):
         hl.report(model, F.cross_entropy, batch, layers="blocks.*")
 
 
+def test_a_name_with_brackets_is_its_own_pattern():
+    model = torch.nn.Sequential()
+    model.add_module("tower[0]", torch.nn.Linear(8, 6))
+    model.add_module("tower[1]", torch.nn.Linear(6, 6))
+    batch = torch.randn(5, 8, generator=hl.seeded(0)), torch.arange(5)
+    name = "tower[1]"
+    assert list(hl.layer_traces(model, F.cross_entropy, batch, layers=name)) == [name]
+    found = hl.report(model, F.cross_entropy, batch, layers=name, split={name: 2})
+    assert [layer.name for layer in found.layers] == [f"{name}.0", f"{name}.1"]
+    with pytest.raises(ValueError, match=r"no layer is called 'tower\[2\]'; known: tower\[0\], tower\[1\]"):
+        hl.layer_traces(model, F.cross_entropy, batch, layers="tower[2]")
+
+
 def test_of_many_layers_each_kind_is_sampled():
     names = [f"blocks.{i}.{each}" for i in range(20) for each in ("q", "up")] + ["head"]
     taken = samples_of(names, 9)

@@ -232,7 +232,7 @@ def _parts(name, owner, weight, split):
     if isinstance(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
         return [(f"{label}.{which}", 3) for which in ("q", "k", "v")]
     for pattern, of in split.items():
-        if fnmatchcase(label, pattern):
+        if label == pattern or fnmatchcase(label, pattern):
             if int(of) != of or of < 1 or len(weight) % of:
                 raise ValueError(
                     f"{label} has {len(weight)} rows: they cannot be split into {of!r} equal parts"
@@ -334,11 +334,11 @@ def measure(model, loss_fn, batch, patterns, split, rtol, bar, optimizer):
     notes = []
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     chosen = _selected(trainable, patterns)
+    labels = list(map(_layer_name, chosen))
     for pattern in split:
-        if not any(fnmatchcase(_layer_name(name), pattern) for name in chosen):
+        if pattern not in labels and not any(fnmatchcase(label, pattern) for label in labels):
             raise ValueError(
-                f"no layer to split is called {pattern!r}; known: "
-                f"{', '.join(map(_layer_name, chosen))}"
+                f"no layer to split is called {pattern!r}; known: {', '.join(labels)}"
             )
     like = trainable[chosen[0]]
     batch = to_model(batch, like)
