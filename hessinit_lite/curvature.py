@@ -108,7 +108,7 @@ class CurvatureOperator:
         except RuntimeError as error:
             if "is not implemented" in str(error):
                 what = "a part of the model or of the loss cannot be differentiated twice"
-                raise ValueError(f"{what}, so it has no Hessian: {error}") from error
+                raise ValueError(f"{what}; write it in functions that can: {error}") from error
             raise
         flat = [part.reshape((*lead, -1)) for part in products]
         return torch.cat(flat, dim=-1).detach()

@@ -337,9 +337,7 @@ def measure(model, loss_fn, batch, patterns, split, rtol, bar, optimizer):
     labels = list(map(_layer_name, chosen))
     for pattern in split:
         if pattern not in labels and not any(fnmatchcase(label, pattern) for label in labels):
-            raise ValueError(
-                f"no layer to split is called {pattern!r}; known: {', '.join(labels)}"
-            )
+            raise ValueError(f"no layer to split is called {pattern!r}; known: {', '.join(labels)}")
     like = trainable[chosen[0]]
     batch = to_model(batch, like)
     owners = {name: model.get_submodule(name.rpartition(".")[0]) for name in chosen}
