@@ -161,8 +161,9 @@ def measure(browser, url, formulas_in_time=False):
     formulas_in_time: as where formulas are drawn before the text stops waiting for them, whatever this machine does.
 
     Returns a dict: `weight` (bytes of the page and all it loads, not compressed, without MathJax),
-    `theme` (bytes of these that are the theme's styles, scripts and fonts), `mathjax` (bytes), `interactive` (s until everything is loaded, all formulas are drawn and no task
-    blocks the page any more), `shift` (cumulative layout shift, no unit).
+    `theme` (bytes of these that are the theme's styles, scripts and fonts), `mathjax` (bytes),
+    `interactive` (s until everything is loaded, all formulas are drawn and no task blocks the page
+    any more), `shift` (cumulative layout shift, no unit).
     """
     sizes = {}
     page = patient(browser.new_page())
