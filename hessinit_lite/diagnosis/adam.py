@@ -23,7 +23,14 @@ _ATTENTION = re.compile(
 
 @dataclass
 class AdamCurvature:
-    """Of Adam's first step, for the weights that it moves."""
+    """Of Adam's first step, for the weights that it moves: `.adam` of a report.
+
+    Example:
+        >>> model, batch = hl.MLP(64, width=16, depth=3, out_features=10), hl.digits().batch(100)
+        >>> found = hl.report(model, F.cross_entropy, batch, optimizer="adam").adam
+        >>> 0 < found.rate < found.critical_rate, found.warmup(found.rate)
+        (True, 1)
+    """
 
     eigenvalue: float | None  #: λ_P, the largest of P^-½HP^-½; None if it was not found
     critical_rate: float | None  #: at which that step brings the loss back; None if not found
