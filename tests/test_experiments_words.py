@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import hessinit_lite as hl
+from hessinit_lite.lab.corpus import Corpus
 from hessinit_lite.lab.experiments import words
 
 
@@ -76,7 +77,37 @@ def test_a_tiny_run_and_its_resumption(tiny, tmp_path, monkeypatch):
     assert words.mean_loss({"loss": [1.0, 2.0]}) == 1.5 and words.mean_loss({"loss": math.inf}) == math.inf
 
 
+class Unthinned(Corpus):
+    """A text of which no word is left out."""
+
+    def subsample(self, *_):
+        return self
+
+
+def test_what_judges_has_chosen_no_rate(monkeypatch):
+    """Text of 20 words, each in a piece of its own: the word of the piece shows where a pair is from."""
+    tokens = torch.arange(20).repeat_interleave(500).repeat(3)
+    text = Unthinned("pieces", tokens, [f"w{i}" for i in range(20)], tokens.bincount())
+    monkeypatch.setattr(words, "docstrings", lambda *_, **__: text)
+    tuned, judged = words.task(), words.task(judges=True)
+    assert set(tuned.text.tokens.tolist()) == set(range(19)) and set(tuned.held[0][:, 0].tolist()) == {19}
+    assert set(judged.text.tokens.tolist()) == set(range(20)) - {9, 19} and set(judged.held[0][:, 0].tolist()) == {9}
+    assert not set(words.JUDGES) & {0, 1}  # the two seeds of the full size's grid
+
+
+def test_each_compared_start_keeps_its_best_rate(tmp_path):
+    stored = hl.Results("14-word2vec", "full", tmp_path, fresh=True)
+    losses = {0.025: 0.5, 0.05: 0.4, 0.1: 0.45}
+    settings = [{"start": start, "rate": rate} for start in words.STARTS for rate in losses]
+    stored.run(lambda start, rate: {"loss": [losses[rate] - (start == 0.1 and rate == 0.1)]}, settings, progress=False)
+    found = [tuple(each.values()) for each in words.compared(stored)]
+    assert found == [("word2vec", 0.025), ("word2vec", 0.05), (0.1, 0.025), (0.1, 0.1),
+                     ("norm 1 a pair", 0.025), ("norm 1 a pair", 0.05)]
+    nothing = hl.Results("14-word2vec", "full", tmp_path / "empty", fresh=True)
+    assert [each["rate"] for each in words.compared(nothing)] == [0.025] * 3
+
+
 def test_stored_settings_are_those_that_the_results_page_reads():
     keys = {"start", "rate", "dim", "steps", "seeds", "text"}
-    for name in ("14-word2vec", "14-word2vec-epoch"):
+    for name in ("14-word2vec", "14-word2vec-epoch", "14-word2vec-judged"):
         assert all(keys <= set(setting) for setting, _ in hl.Results(name, "full", fresh=False).items())

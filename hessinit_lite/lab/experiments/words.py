@@ -27,6 +27,8 @@ NEGATIVES, WINDOW, BATCH = 5, 5, 128
 LOGITS = BATCH * (1 + NEGATIVES)  #: of a mini-batch: torch's mean loss divides by this number
 STARTS = ("word2vec", 0.1, "norm 1 a pair", 1.0, "norm 1")
 RATES = (0.025, 0.1, 0.2)
+COMPARED = ("word2vec", 0.1, "norm 1 a pair")  #: the starts that are told apart in full size
+JUDGES = [2, 3, 4, 5, 6]  #: seeds of their comparison: others chose the rates
 
 loss_fn = F.binary_cross_entropy_with_logits
 
@@ -44,11 +46,12 @@ class Task(NamedTuple):
     device: str
 
 
-def task(size="quick", device="cpu"):
+def task(size="quick", device="cpu", judges=False):
     """The Task of a size: "quick" takes NumPy's docstrings, "full" text8 where it can be had.
 
     Frequent words are thinned as Mikolov et al. (2013) do; every twentieth piece of 500 words is
-    held out.
+    held out. With `judges` every tenth is, and half of them judge: text and seeds that chose no
+    rate.
     """
     full = size == "full"
     if full:
@@ -60,12 +63,14 @@ def task(size="quick", device="cpu"):
     else:
         corpus = docstrings(("numpy",), min_count=10)
     thinned = corpus.subsample(1e-3, seeded(0))
-    out = torch.arange(len(thinned.tokens)) // 500 % 20 == 19
+    piece = torch.arange(len(thinned.tokens)) // 500 % 20
+    out = (piece == 19) | (piece == 9) if judges else piece == 19
     text = thinned._replace(tokens=thinned.tokens[~out])
-    held = pairs(thinned._replace(tokens=thinned.tokens[out]), 10_000, 0, device)
+    held = thinned._replace(tokens=thinned.tokens[piece == (9 if judges else 19)])
+    held = pairs(held, 10_000, 0, device)
     look = pairs(text, 512 if full else 256, 1, device)
     steps = 3 * len(text.tokens) // BATCH if full else 800
-    seeds = [0, 1] if full else [0, 1, 2, 3, 4]
+    seeds = JUDGES if judges else [0, 1] if full else [0, 1, 2, 3, 4]
     return Task(corpus, text, held, look, 100 if full else 16, steps, seeds, device)
 
 
@@ -313,13 +318,17 @@ def answer(task, start, rate, dim, steps, seeds, text):
 
 def settings(task):
     """The settings of `answer`: every start at every rate, and "norm 1" at learning rate 1."""
-    common = {
+    return settings_like(_common(task))
+
+
+def _common(task):
+    """What all settings of a task say."""
+    return {
         "dim": task.dim,
         "steps": task.steps,
         "seeds": list(task.seeds),
         "text": task.corpus.name,
     }
-    return settings_like(common)
 
 
 def settings_like(setting):
@@ -331,24 +340,52 @@ def settings_like(setting):
 def run(size="quick", progress=False, device="cpu", folder=None, made=None):
     """Compute what is not stored yet, and return the `Results` of "14-word2vec".
 
+    In full size the starts that are told apart are compared, too: see `compared`.
+
     Args:
-        size: "quick" (a minute) or "full" (an hour on a CPU).
+        size: "quick" (a minute) or "full" (two hours on a CPU).
         progress: show a bar.
         device: where the models live.
         folder: as for `Results`.
         made: a Task in place of the size's own.
     """
-    made = made or task(size, device)
-    text = f"{made.corpus.name} sha256:{fingerprint(made.corpus)}"
-    results = Results("14-word2vec", size, folder, data_of=lambda _: text)
-    answered(results, functools.partial(answer, made), settings(made), True, device, progress)
+    tuned = made or task(size, device)
+    results = _answers("14-word2vec", size, folder, tuned, settings(tuned), progress)
+    if size == "full" and not made:
+        judged = task(size, device, judges=True)
+        both = [{**_common(judged), **chosen} for chosen in compared(results)]
+        _answers("14-word2vec-judged", size, folder, judged, both, progress)
     return results
+
+
+def _answers(name, size, folder, made, settings, progress):
+    """The `Results` of a name, with answers to the settings."""
+    text = f"{made.corpus.name} sha256:{fingerprint(made.corpus)}"
+    results = Results(name, size, folder, data_of=lambda _: text)
+    answered(results, functools.partial(answer, made), settings, True, made.device, progress)
+    return results
+
+
+def compared(results):
+    """[{"start", "rate"}, …]: each start of COMPARED at word2vec's rate and at its best one."""
+    best = best_rates(by_start_and_rate(results))
+    return [
+        {"start": start, "rate": rate}
+        for start in COMPARED
+        for rate in dict.fromkeys((RATES[0], best.get(start, RATES[0])))
+    ]
 
 
 def by_start_and_rate(results):
     """{(start, rate): answer}, the starts in the order of STARTS."""
     found = {(setting["start"], setting["rate"]): answer for setting, answer in results.items()}
     return dict(sorted(found.items(), key=lambda item: (STARTS.index(item[0][0]), item[0][1])))
+
+
+def best_rates(answers):
+    """{start: the rate of its lowest mean loss}, of what `by_start_and_rate` gives."""
+    falling = sorted(answers, key=lambda key: mean_loss(answers[key]), reverse=True)
+    return dict(sorted(falling, key=lambda key: STARTS.index(key[0])))  # the last of a start stays
 
 
 def mean_loss(answer):

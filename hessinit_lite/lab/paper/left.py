@@ -85,8 +85,13 @@ def _asked():
         yield "approximation", Results(file, "full", fresh=False, data_of=of_data), settings
     texts = Results("14-word2vec", "full", SHIPPED, fresh=False)
     (text,) = texts.data()
-    stored = Results("14-word2vec", "full", fresh=False, data_of=lambda _: text)
+    stored, judged = (
+        Results(file, "full", fresh=False, data_of=lambda _: text)
+        for file in ("14-word2vec", "14-word2vec-judged")
+    )
     yield "words", stored, words.settings_like(texts.items()[0][0])
+    like = judged.items()[0][0]
+    yield "words", judged, [{**like, **chosen} for chosen in words.compared(stored)]
     for file, settings in gpu.settings_of("full").items():
         source = lambda setting: KNOWN[setting.get("data", "cifar10")]
         yield "gpu", Results(file, "full", fresh=False, data_of=source), settings
