@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 USE_EVAL = "the curvature would change from call to call; use model.eval()"
+RANDOM = "the model draws random numbers in its forward pass (dropout in train mode?)"
 
 
 def map_tensors(part, function):
@@ -30,6 +31,17 @@ def twice_differentiable(model):
         if hasattr(torch.compiler, "set_stance"):
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
+
+
+@contextlib.contextmanager
+def one_function():
+    """torch's encoders take other kernels without gradients, which zero padded places: not here."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 class NoOutputs(TypeError):
@@ -67,26 +79,36 @@ def set_random_states(states, device):
         torch.cuda.set_rng_state(states[1], device)
 
 
+@contextlib.contextmanager
+def traceless(model, device):
+    """Random numbers drawn inside and buffers changed are put back; yields what did so, at the end.
+
+    Buffers of any mode: a counter or a running mean may not care for it.
+    """
+    states, traces = random_states(device), []
+    buffers = [(name, b, b._version, b.clone()) for name, b in model.named_buffers()]
+    try:
+        yield traces
+    finally:
+        if any(not torch.equal(a, b) for a, b in zip(states, random_states(device))):
+            set_random_states(states, device)
+            traces.append(RANDOM)
+        with torch.no_grad():
+            for name, buffer, _, old in (each for each in buffers if each[1]._version != each[2]):
+                buffer.copy_(old)
+                traces.append(f"{name} changes in the forward pass")
+
+
 def forward(model, inputs, device):
     """The outputs; ValueError where the forward pass draws random numbers or changes buffers.
 
     Both are put back, and the pass is the same in every call or refused.
     """
-    states, buffers = random_states(device), []
-    if any(module.training for module in model.modules()):
-        buffers = [(name, b, b._version, b.clone()) for name, b in model.named_buffers()]
-    with twice_differentiable(model):
+    with traceless(model, device) as traces, twice_differentiable(model):
         outputs = call(model, map_tensors(inputs, torch.clone))  # it may change them in place
-    if any(not torch.equal(a, b) for a, b in zip(states, random_states(device))):
-        set_random_states(states, device)
-        what = "the model draws random numbers in its forward pass (dropout in train mode?)"
-        raise ValueError(f"{what}: {USE_EVAL}")
-    changed = [(name, b, old) for name, b, version, old in buffers if b._version != version]
-    if changed:
-        with torch.no_grad():
-            for _, buffer, old in changed:
-                buffer.copy_(old)
-        raise ValueError(f"{changed[0][0]} changes in the forward pass, in train mode: {USE_EVAL}")
+    if traces:
+        trains = any(module.training for module in model.modules())
+        raise ValueError(f"{traces[0]}: {USE_EVAL if trains else 'it must not in eval mode'}")
     return outputs
 
 

@@ -114,7 +114,7 @@ def _is_plain(module):
 
 
 def _uses(outputs):
-    """How often each parameter is used on the way to `outputs`, as a Counter."""
+    """How often each parameter is used on the way to `outputs`, a Counter, and nodes on it."""
     counts, seen, todo = Counter(), set(), [outputs.grad_fn]
     while todo:
         for node, _ in todo.pop().next_functions:
@@ -123,7 +123,7 @@ def _uses(outputs):
             elif node is not None and node not in seen:
                 seen.add(node)
                 todo.append(node)
-    return counts
+    return counts, seen | {outputs.grad_fn}
 
 
 def _places(layer, tensor, lead):
@@ -287,13 +287,14 @@ def _blocks_of_batch(model, loss_fn, batch, memory, chosen):
 
 def _covered(chosen, calls, outputs):
     """{key: (module, attribute)} of what is `chosen` and has factors."""
-    uses = _uses(outputs)
+    uses, way = _uses(outputs)
     return {
         key: (m, attribute)
         for key, (m, attribute, _) in chosen.items()
         if attribute in ("weight", "bias")
         and calls.get(m)
         and uses[getattr(m, attribute)] == len(calls[m])  # else used elsewhere, too
+        and all(u.grad_fn in way for _, u in calls[m])  # else a call is lost, such as by detach
         and all(_fits(m, x, len(outputs)) for x, _ in calls[m])
     }
 
@@ -353,6 +354,7 @@ def layer_gradients(model, loss_fn, batch, parameters="weights", layers=None):
         >>> {name: g.shape for name, g in hl.layer_gradients(model, F.mse_loss, batch).items()}
         {'layers.0': torch.Size([3, 2]), 'layers.1': torch.Size([2, 3])}
     """
+    _check_gradients()
     model = original(model)
     chosen = _chosen(model, parameters, layers)
     weights = {key: getattr(m, attribute) for key, (m, attribute, _) in chosen.items()}

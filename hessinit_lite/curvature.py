@@ -7,6 +7,7 @@ is summed batch by batch, with one batch's graph in memory at a time.
 """
 
 import functools
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sized
 
 import torch
@@ -25,7 +26,7 @@ from .autograd import (
     seed_of,
     weight_norm_is_wrong,
 )
-from .losses import CrossEntropy, is_torchs, output_hessian
+from .losses import CrossEntropy, as_module, is_torchs, output_hessian
 from .models import original, weight_layers
 
 
@@ -282,7 +283,8 @@ def check_pair(batch):
         raise TypeError("batch must be a pair (inputs, targets)")
     inputs, targets = batch
     if not isinstance(targets, torch.Tensor):
-        raise TypeError(f"targets must be a torch.Tensor, got {type(targets).__name__}")
+        how = f"got {type(targets).__name__}; stack several, and take them apart in loss_fn"
+        raise TypeError(f"targets must be a torch.Tensor, {how}")
     if targets.ndim == 0:
         raise ValueError("the batch must have an axis of samples: targets are a single number")
     if len(targets) == 0:
@@ -319,15 +321,24 @@ def check_batch(model, loss_fn, batch):
     outputs, loss = loss_of(loss_fn, forward(model, inputs, device), targets)
     if not bool(torch.isfinite(loss)):
         raise ValueError(f"the loss is {loss.item()}: check the inputs and the weights' scale")
+    made = (getattr(node, "_input_metadata", ()) for node in nodes([loss]))  # torch 2.3 has none
+    dtypes = {each.dtype for found in made for each in found}
+    if any(dtype.is_floating_point and dtype.itemsize < 4 for dtype in dtypes):
+        raise ValueError("a part of the forward pass is of half precision: ask without autocast")
     return outputs, loss
 
 
 def loss_of(loss_fn, outputs, targets):
     """`(outputs, loss)` with outputs [N, T, classes] as torch's loss takes them; errors named."""
+    loss_fn = as_module(loss_fn)
     if is_torchs(loss_fn, *CrossEntropy.of) and not targets.is_floating_point():
         class_first = outputs.ndim > 1 and targets.shape == (outputs.shape[0], *outputs.shape[2:])
-        if outputs.ndim > 2 and not class_first and targets.shape == outputs.shape[:-1]:
+        class_last = outputs.ndim > 2 and targets.shape == outputs.shape[:-1]
+        if class_last and not class_first:
             outputs = outputs.movedim(-1, 1)
+        elif class_last and outputs.ndim == 3:
+            what = f"outputs {tuple(outputs.shape)} are read as torch reads them, [N, classes, T]"
+            warnings.warn(f"{what}; if classes come last, flatten N and T in loss_fn", stacklevel=2)
     classify = isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss))
     classify = classify or loss_fn in (F.cross_entropy, F.nll_loss)
     if classify and not targets.is_floating_point() and outputs.ndim > 1:
@@ -390,7 +401,7 @@ def _gradient(of, parameters, grad_outputs):
                 f"{', '.join(unused)} lie behind a reentrant checkpoint, which autograd cannot "
                 "look into: use torch.utils.checkpoint.checkpoint(..., use_reentrant=False)"
             )
-        how = "freeze them (requires_grad=False) or pick another layer"
+        how = "freeze them (requires_grad=False), pick another layer or, of experts, larger batches"
         raise ValueError(f"the loss does not depend on {', '.join(unused)}: {how}")
     if any(g.is_sparse for g in gradients):
         raise ValueError(

@@ -93,7 +93,7 @@ class CrossEntropy(OutputHessian):
         return outputs.ndim > 1
 
     @functools.cached_property
-    def _counts_and_mass(self):
+    def counts_and_mass(self):
         classes, targets = self.z.shape[1], self.targets
         weight = getattr(self.loss_fn, "weight", None)
         smoothing = getattr(self.loss_fn, "label_smoothing", 0.0)
@@ -108,11 +108,11 @@ class CrossEntropy(OutputHessian):
 
     @property
     def mass(self):
-        return self._counts_and_mass[1]
+        return self.counts_and_mass[1]
 
     @functools.cached_property
     def _a(self):
-        counts, mass = self._counts_and_mass
+        counts, mass = self.counts_and_mass
         return (counts / mass).unsqueeze(1)
 
     @functools.cached_property
@@ -166,7 +166,9 @@ class ByAutograd(OutputHessian):
 
     @property
     def mass(self):
-        return float(len(self.targets))  # the samples, for want of better knowledge
+        """For want of better knowledge: the samples; of labels, those that torch's losses count."""
+        numbers = self.targets.is_floating_point()
+        return float(len(self.targets)) if numbers else (self.targets != -100).sum()
 
     @functools.cached_property
     def _gradient(self):
@@ -203,6 +205,24 @@ class ByAutograd(OutputHessian):
         return s.transpose(0, 1), torch.where(values < 0, -1.0, 1.0).to(self.z.dtype).T
 
 
+class LogLikelihood(ByAutograd):
+    """−Σ_n w_n z_n / mass of log-probabilities z: linear in them, so H_z = 0."""
+
+    of = F.nll_loss, nn.NLLLoss
+    fits, mass, counts_and_mass = CrossEntropy.fits, CrossEntropy.mass, CrossEntropy.counts_and_mass
+
+
+KNOWN = CrossEntropy, SquaredError, LogisticError, LogLikelihood
+
+
+def as_module(loss_fn):
+    """A partial of one of torch's functions as the module, which says what it was given."""
+    if isinstance(loss_fn, functools.partial) and not loss_fn.args:
+        modules = dict(known.of for known in KNOWN)
+        return modules[loss_fn.func](**loss_fn.keywords) if loss_fn.func in modules else loss_fn
+    return loss_fn
+
+
 def is_torchs(loss_fn, function, kind):
     """Whether `loss_fn` is torch's function or module itself: a subclass may compute anything."""
     return loss_fn is function or (type(loss_fn) is kind and "forward" not in vars(loss_fn))
@@ -210,7 +230,8 @@ def is_torchs(loss_fn, function, kind):
 
 def output_hessian(loss_fn, outputs, targets):
     """H_z as an object of the class above that knows `loss_fn`; a sum is left to `ByAutograd`."""
-    for known in (CrossEntropy, SquaredError, LogisticError):
+    loss_fn = as_module(loss_fn)
+    for known in KNOWN:
         is_mean = getattr(loss_fn, "reduction", "mean") == "mean"
         if is_torchs(loss_fn, *known.of) and is_mean and known.fits(loss_fn, outputs, targets):
             return known(loss_fn, outputs, targets)

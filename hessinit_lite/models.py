@@ -94,9 +94,12 @@ def original(model):
 
     Raises:
         TypeError: if `model` is no torch.nn.Module.
+        ValueError: if a lazy layer has not seen a batch.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if any(map(nn.parameter.is_lazy, model.parameters())):
+        raise ValueError("the model has lazy layers: run one batch through it, for their shapes")
     return getattr(model, "_orig_mod", model)
 
 

@@ -18,6 +18,7 @@ import contextlib
 import datetime
 import math
 import os
+import time
 from collections.abc import Mapping
 
 import torch
@@ -71,6 +72,9 @@ def start(timeout=600.0):
 
 def _leave():
     if dist.is_initialized():
+        time.sleep(
+            0.1
+        )  # torch 2.3: its threads let go of tensors first, for which they need Python
         dist.destroy_process_group()
 
 

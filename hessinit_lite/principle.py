@@ -188,8 +188,9 @@ def _solve_(model, layers, loss_fn, batch, target, norm, tolerance, max_steps):
         why = f" ({', '.join(empty)} holds only zeros)" if empty else ""
         raise ValueError(
             f"the curvature of {', '.join(dead)} is zero or not finite{why}, so no scale "
-            "brings it to the target: try another scheme or batch, or freeze weights that are "
-            "meant to be zero and what hides behind them"
+            "brings it to the target: try another scheme or batch, freeze weights that are zero on "
+            "purpose and those behind them, or, if the loss is linear in the outputs (nll_loss of "
+            "log-probabilities), give logits to F.cross_entropy"
         )
     best = history[0], position, norms
     # The scaling law. With one layer it is empty (the scale does not matter): then try 1.

@@ -14,10 +14,7 @@ from .models import WEIGHT_LAYERS, matching, original, refuse_computed, token_ta
 from .schemes import fans
 
 #: {optimizer: multiplier of a parameter's rate}
-_MULTIPLIERS = {
-    "sgd": lambda r_in, r_out: r_out / r_in,
-    "adam": lambda r_in, r_out: 1 / r_in,
-}
+_MULTIPLIERS = {"sgd": lambda r_in, r_out: r_out / r_in, "adam": lambda r_in, r_out: 1 / r_in}
 #: {name: factor on each of L branches}, for `scale_branches_`.
 BRANCHES = {
     "1/sqrt(L)": lambda branches: 1 / math.sqrt(branches),

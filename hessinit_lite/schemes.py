@@ -14,7 +14,8 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .autograd import call
+from .autograd import call, map_tensors, one_function, traceless
+from .curvature import check_pair
 from .models import (
     NO_LAYERS,
     WEIGHT_LAYERS,
@@ -220,7 +221,7 @@ def init_(
 
     with torch.no_grad(), restored_on_error(model):
         if scheme == "lsuv":
-            model(batch[0])  # refuses a batch that does not fit
+            _look(model, batch)  # refuses a batch that does not fit
         kept = token_tables(model) if scheme == "mup" else set()
         for index, each in enumerate(weights):
             if each.weight.requires_grad and each.weight not in kept:
@@ -231,7 +232,7 @@ def init_(
                 _draw_(each, scheme, 1.0 if ungained else g, scale, std, generator)
         if scheme == "lsuv":
             layers = [each.layer for each in weights if each.weight.requires_grad]
-            _unit_output_variance_(model, layers, batch[0])
+            _unit_output_variance_(model, layers, batch)
     return model
 
 
@@ -303,7 +304,15 @@ def _delta_orthogonal_(layer, scale, generator):
         nn.init.orthogonal_(kernel[(..., *centre)], gain=scale, generator=generator)
 
 
-def _unit_output_variance_(model, layers, inputs):
+def _look(model, batch):
+    """A forward pass that leaves no trace."""
+    inputs, _ = check_pair(batch)
+    with traceless(model, next(model.parameters()).device), one_function():
+        if not bool(call(model, map_tensors(inputs, torch.clone)).isfinite().all()):
+            raise ValueError("the outputs are not finite: check the inputs")
+
+
+def _unit_output_variance_(model, layers, batch):
     """Scale each layer to unit output variance, in order, in one forward pass.
 
     A hook corrects a layer before the next one sees its output, so one pass is enough where each
@@ -319,7 +328,7 @@ def _unit_output_variance_(model, layers, inputs):
 
     hooks = [layer.register_forward_hook(rescale) for layer in layers]
     try:
-        model(inputs)
+        _look(model, batch)
     finally:
         for hook in hooks:
             hook.remove()

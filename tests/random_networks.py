@@ -349,7 +349,7 @@ LAST_AXIS = {  # for [N, d] and [N, T, d]
                                       nn.Linear(2, x.shape[-1])),
     "layer norm": lambda r, x: nn.LayerNorm(x.shape[r.choice([-1, 1]):]),
     "shifted norm": lambda r, x: ShiftedNorm(x.shape[-1]),
-    "rms norm": lambda r, x: nn.RMSNorm(x.shape[-1]) if hasattr(nn, "RMSNorm") else None,
+    "rms norm": lambda r, x: getattr(nn, "RMSNorm", nn.LayerNorm)(x.shape[-1]),  # torch 2.3 has none
     "bilinear": lambda r, x: Squared(x.shape[-1], x.shape[-1], 2),
     "scale": lambda r, x: Scale(),
     "cube": lambda r, x: Cube(),

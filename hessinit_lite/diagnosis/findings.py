@@ -80,11 +80,19 @@ def findings_of(result, lr, optimizer, told=()):
     layers = [layer for layer in layers if layer.name not in waking]
     flat = [layer for layer in layers if layer.norm == 0 and layer not in dead]
     if flat:
+        saturated = result.chance is not None  # the loss is one of those whose curvature we know
         say(
-            "problem",
+            "problem" if saturated else "warning",
             f"a gradient but no curvature in {listed(each.name for each in flat)}: the loss is "
-            "saturated, a probability of 1 for one class",
-            "smaller weights: " + solve,
+            + (
+                ""
+                if saturated
+                else "linear in the outputs (l1_loss, nll_loss, a critic's mean) or "
+            )
+            + "saturated, a probability of 1 for one class",
+            ("" if saturated else "give logits to F.cross_entropy, or ask for hl.hessian; else ")
+            + "smaller weights: "
+            + solve,
         )
     alive = [layer for layer in layers if layer not in dead and layer not in flat]
     slow = [layer for layer in alive if scale > 0 and layer.norm < SLOW * scale]

@@ -13,7 +13,7 @@ from torch import nn
 from ..autograd import call, map_tensors
 from ..blocks import LayerBlock
 from ..chain_rule import ESTIMATED_FROM, NORM_LAYERS, layer_blocks, layer_traces
-from ..curvature import check_batch, hessian
+from ..curvature import check_batch, check_pair, hessian
 from ..losses import CrossEntropy, SquaredError, output_hessian
 from ..many_classes import ROUNDS, ManyClassBlock
 from ..models import matching, unsettled_batch_norms
@@ -108,7 +108,7 @@ def settled(model, batch, passes):
     model = copy.deepcopy(model).eval()
     for norm in _batch_norms(model).values():
         norm.train()
-    inputs = to_model(batch, next(model.parameters()))[0]
+    inputs, _ = check_pair(to_model(batch, next(model.parameters())))
     with torch.no_grad():
         for _ in range(passes):
             call(model, inputs)
