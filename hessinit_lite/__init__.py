@@ -26,13 +26,8 @@ from .spectrum import (
     trace,
 )
 from .variance import (
-    FixedPoint,
-    correlation_map,
-    correlation_profile,
-    cross_moments,
     dropout_factor,
     edge_of_chaos,
-    fixed_point,
     fluctuation_profile,
     gain,
     gradient_profile,
@@ -44,6 +39,13 @@ __version__ = "0.1.0"
 
 _ELSEWHERE = {
     "diagnosis": ("CurvatureReport", "report"),
+    "lab.correlation": (
+        "FixedPoint",
+        "correlation_map",
+        "correlation_profile",
+        "cross_moments",
+        "fixed_point",
+    ),
     "lab.corpus": ("Corpus", "docstrings", "draw_negatives", "python_text", "text8"),
     "lab.data": ("Data", "DataUnavailable", "cifar10", "digits", "fashion_mnist", "mnist"),
     "lab.explorable": ("explore",),

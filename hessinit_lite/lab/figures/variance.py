@@ -27,14 +27,8 @@ from ...plots import (
     whole_layers,
 )
 from ...schemes import init_
-from ...variance import (
-    correlation_map,
-    correlation_profile,
-    fluctuation_profile,
-    gain,
-    gradient_profile,
-    variance_profile,
-)
+from ...variance import fluctuation_profile, gain, gradient_profile, variance_profile
+from ..correlation import correlation_map, correlation_profile
 from ..data import digits
 from .axes import some_layers, two_decades
 
