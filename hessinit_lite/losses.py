@@ -167,8 +167,9 @@ class ByAutograd(OutputHessian):
     @property
     def mass(self):
         """For want of better knowledge: the samples; of labels, those that torch's losses count."""
-        numbers = self.targets.is_floating_point()
-        return float(len(self.targets)) if numbers else (self.targets != -100).sum()
+        if self.targets.is_floating_point():
+            return float(len(self.targets))
+        return (self.targets != -100).sum(dtype=self.z.dtype)
 
     @functools.cached_property
     def _gradient(self):

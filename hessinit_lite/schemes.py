@@ -15,7 +15,6 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .autograd import call, map_tensors, one_function, traceless
-from .curvature import check_pair
 from .models import (
     NO_LAYERS,
     WEIGHT_LAYERS,
@@ -205,8 +204,8 @@ def init_(
     if scheme == "normal" and (std is None or not (math.isfinite(std) and std > 0)):
         raise ValueError(f"scheme 'normal' needs a positive standard deviation std=, got {std!r}")
     if scheme == "lsuv":
-        if batch is None:
-            raise ValueError("scheme 'lsuv' needs batch=(inputs, targets)")
+        if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+            raise ValueError("scheme 'lsuv' needs batch=(inputs, targets), a pair")
         if any(not isinstance(each.layer, WEIGHT_LAYERS) for each in weights):
             known = "scheme 'lsuv' is for dense and convolutional layers"
             raise ValueError(f"{known}: take another for attention and recurrent ones")
@@ -221,7 +220,9 @@ def init_(
 
     with torch.no_grad(), restored_on_error(model):
         if scheme == "lsuv":
-            _look(model, batch)  # refuses a batch that does not fit
+            outputs = _look(model, batch[0])  # refuses a batch that does not fit
+            if not bool(outputs.isfinite().all()):
+                raise ValueError("the outputs are not finite: check the inputs")
         kept = token_tables(model) if scheme == "mup" else set()
         for index, each in enumerate(weights):
             if each.weight.requires_grad and each.weight not in kept:
@@ -232,7 +233,7 @@ def init_(
                 _draw_(each, scheme, 1.0 if ungained else g, scale, std, generator)
         if scheme == "lsuv":
             layers = [each.layer for each in weights if each.weight.requires_grad]
-            _unit_output_variance_(model, layers, batch)
+            _unit_output_variance_(model, layers, batch[0])
     return model
 
 
@@ -304,15 +305,13 @@ def _delta_orthogonal_(layer, scale, generator):
         nn.init.orthogonal_(kernel[(..., *centre)], gain=scale, generator=generator)
 
 
-def _look(model, batch):
-    """A forward pass that leaves no trace."""
-    inputs, _ = check_pair(batch)
+def _look(model, inputs):
+    """The outputs, by a forward pass that leaves no trace."""
     with traceless(model, next(model.parameters()).device), one_function():
-        if not bool(call(model, map_tensors(inputs, torch.clone)).isfinite().all()):
-            raise ValueError("the outputs are not finite: check the inputs")
+        return call(model, map_tensors(inputs, torch.clone))
 
 
-def _unit_output_variance_(model, layers, batch):
+def _unit_output_variance_(model, layers, inputs):
     """Scale each layer to unit output variance, in order, in one forward pass.
 
     A hook corrects a layer before the next one sees its output, so one pass is enough where each
@@ -328,7 +327,7 @@ def _unit_output_variance_(model, layers, batch):
 
     hooks = [layer.register_forward_hook(rescale) for layer in layers]
     try:
-        _look(model, batch)
+        _look(model, inputs)
     finally:
         for hook in hooks:
             hook.remove()

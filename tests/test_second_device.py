@@ -81,7 +81,7 @@ QUESTIONS = {
     "train": (lambda c: hl.train(c.model, hl.Data("batch", c.batch, c.batch), 0.1, 20, 16).losses, 1),
     **{f"init_ of {scheme}": (
         lambda c, scheme=scheme: list(hl.init_(c.model, scheme, generator=c.generator, std=0.1, batch=c.batch).parameters()),
-        0) for scheme in hl.SCHEMES},
+        int(scheme == "lsuv")) for scheme in hl.SCHEMES},  # whether its outputs are finite
 }
 # Lanczos decides after every product, on the host. {name: (question, other waits, other waits a layer)}
 LANCZOS = {

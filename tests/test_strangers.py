@@ -209,7 +209,7 @@ class Two(nn.Module):
 def test_lsuv_reads_several_inputs(inputs):
     model = hl.init_(Two(), "lsuv", batch=(inputs, BATCH[1]), generator=hl.seeded(0))
     assert float(model.a(BATCH[0]).std()) == pytest.approx(1, rel=1e-4)
-    with pytest.raises(TypeError, match="pair"):
+    with pytest.raises(ValueError, match="a pair"):
         hl.init_(Two(), "lsuv", batch={"u": BATCH[0], "v": BATCH[0]})
 
 
