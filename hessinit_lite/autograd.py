@@ -83,7 +83,7 @@ def set_random_states(states, device):
 def traceless(model, device):
     """Random numbers drawn inside and buffers changed are put back; yields what did so, at the end.
 
-    Buffers of any mode: a counter or a running mean may not care for it.
+    In eval mode, too: a counter of calls or a running mean may not look at the mode.
     """
     states, traces = random_states(device), []
     buffers = [(name, b, b._version, b.clone()) for name, b in model.named_buffers()]

@@ -184,10 +184,10 @@ class CurvatureOperator:
 class LoaderOperator(CurvatureOperator):
     """The mean of one operator per batch of a loader, each weighing as much as its loss's mean.
 
-    For a mean over samples this is the operator of all samples as one batch (class weights and
-    ignored labels of a cross-entropy are counted, too), in the memory of one: a batch's graph is
-    built for its product and dropped, so that a product costs about twice what it does for one
-    batch. Ask for many columns at once (`matmat`): they share the graph. `.samples` counts the
+    For a mean over samples, or over labels that are not -100, this is the operator of all samples
+    as one batch (a cross-entropy's class weights are counted, too), in the memory of one: a batch's
+    graph is built for its product and dropped, so that a product costs about twice what it does for
+    one batch. Ask for many columns at once (`matmat`): they share the graph. `.samples` counts the
     samples.
 
     Example:

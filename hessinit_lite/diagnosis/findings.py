@@ -80,19 +80,15 @@ def findings_of(result, lr, optimizer, told=()):
     layers = [layer for layer in layers if layer.name not in waking]
     flat = [layer for layer in layers if layer.norm == 0 and layer not in dead]
     if flat:
-        saturated = result.chance is not None  # the loss is one of those whose curvature we know
+        level, why, advice = "problem", "", ""
+        if result.chance is None:  # it may be any loss
+            level, why = "warning", "linear in the outputs (l1_loss, nll_loss, a critic's mean) or "
+            advice = "give logits to F.cross_entropy, or ask for hl.hessian; else "
         say(
-            "problem" if saturated else "warning",
+            level,
             f"a gradient but no curvature in {listed(each.name for each in flat)}: the loss is "
-            + (
-                ""
-                if saturated
-                else "linear in the outputs (l1_loss, nll_loss, a critic's mean) or "
-            )
-            + "saturated, a probability of 1 for one class",
-            ("" if saturated else "give logits to F.cross_entropy, or ask for hl.hessian; else ")
-            + "smaller weights: "
-            + solve,
+            f"{why}saturated, a probability of 1 for one class",
+            f"{advice}smaller weights: {solve}",
         )
     alive = [layer for layer in layers if layer not in dead and layer not in flat]
     slow = [layer for layer in alive if scale > 0 and layer.norm < SLOW * scale]
