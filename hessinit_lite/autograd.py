@@ -35,7 +35,7 @@ def twice_differentiable(model):
 
 @contextlib.contextmanager
 def one_function():
-    """torch's encoders take other kernels without gradients, which zero padded places: not here."""
+    """In here torch's encoders take one kernel: without gradients another zeroes padded places."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -50,10 +50,11 @@ class NoOutputs(TypeError):
 
 def call(model, inputs):
     """`model(inputs)`, with a tuple or mapping unpacked, as one tensor of outputs."""
-    if isinstance(inputs, Mapping):
-        outputs = model(**inputs)
-    else:
-        outputs = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
+    with one_function():
+        if isinstance(inputs, Mapping):
+            outputs = model(**inputs)
+        else:
+            outputs = model(*inputs) if isinstance(inputs, (tuple, list)) else model(inputs)
     if isinstance(outputs, torch.Tensor):
         return outputs
     get = outputs.get if isinstance(outputs, Mapping) else functools.partial(getattr, outputs)

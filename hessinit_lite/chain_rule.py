@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .autograd import nodes
 from .blocks import Block, EmbeddingBlock, LayerBlock
 from .columns import factor_gradients
 from .curvature import check_batch, each_batch, gauss_newton, gauss_newton_blocks, is_loader
@@ -111,19 +112,6 @@ def _is_plain(module):
     compiled = getattr(module, "_compiled_call_impl", None) is not None
     patched = bool({"forward", "__call__"} & vars(module).keys())
     return type(module) in _COVERED and not (hooked or compiled or patched)
-
-
-def _uses(outputs):
-    """How often each parameter is used on the way to `outputs`, a Counter, and nodes on it."""
-    counts, seen, todo = Counter(), set(), [outputs.grad_fn]
-    while todo:
-        for node, _ in todo.pop().next_functions:
-            if hasattr(node, "variable"):  # a parameter
-                counts[node.variable] += 1
-            elif node is not None and node not in seen:
-                seen.add(node)
-                todo.append(node)
-    return counts, seen | {outputs.grad_fn}
 
 
 def _places(layer, tensor, lead):
@@ -287,7 +275,9 @@ def _blocks_of_batch(model, loss_fn, batch, memory, chosen):
 
 def _covered(chosen, calls, outputs):
     """{key: (module, attribute)} of what is `chosen` and has factors."""
-    uses, way = _uses(outputs)
+    way = set(nodes([outputs]))
+    following = (each for node in way for each, _ in node.next_functions)
+    uses = Counter(each.variable for each in following if hasattr(each, "variable"))
     return {
         key: (m, attribute)
         for key, (m, attribute, _) in chosen.items()

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import distributed as dist
 
-from .autograd import call, map_tensors, nodes, one_function, random_states, set_random_states
+from .autograd import call, map_tensors, nodes, random_states, set_random_states
 from .curvature import check_pair, loss_of
 from .models import original
 from .preconditioner import direction, single
@@ -94,7 +94,7 @@ def critical_rate(model, loss_fn, batch, optimizer="sgd", rtol=0.05, max_forward
     if hasattr(original(model), "module") and "Parallel" in type(original(model)).__name__:
         raise ValueError("the model is wrapped for data parallelism: pass its .module")
     inputs, targets = check_pair(batch)
-    with kept(model) as (parameters, start_again), one_function():
+    with kept(model) as (parameters, start_again):
 
         def loss():
             start_again()

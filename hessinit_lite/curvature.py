@@ -26,7 +26,7 @@ from .autograd import (
     seed_of,
     weight_norm_is_wrong,
 )
-from .losses import CrossEntropy, as_module, is_torchs, output_hessian
+from .losses import CrossEntropy, as_module, ignored_label, is_torchs, output_hessian
 from .models import original, weight_layers
 
 
@@ -342,8 +342,8 @@ def loss_of(loss_fn, outputs, targets):
     classify = isinstance(loss_fn, (nn.CrossEntropyLoss, nn.NLLLoss))
     classify = classify or loss_fn in (F.cross_entropy, F.nll_loss)
     if classify and not targets.is_floating_point() and outputs.ndim > 1:
-        classes, ignored = outputs.shape[1], getattr(loss_fn, "ignore_index", -100)
-        if bool((((targets < 0) | (targets >= classes)) & (targets != ignored)).any()):
+        classes, labelled = outputs.shape[1], targets != ignored_label(loss_fn)
+        if bool((((targets < 0) | (targets >= classes)) & labelled).any()):
             what = f"labels out of range: the model has {classes} outputs"
             raise ValueError(f"{what}, so labels must lie in 0..{classes - 1}")
     loss = loss_fn(outputs, targets)

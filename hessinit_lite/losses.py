@@ -14,6 +14,12 @@ from torch.nn import functional as F
 from .autograd import differentiate, refuse_once_differentiable, seed_of
 
 
+def ignored_label(loss_fn):
+    """The label of places that a loss leaves out: torch's default where it does not say."""
+    label = getattr(loss_fn, "ignore_index", None)
+    return -100 if label is None else label
+
+
 class OutputHessian:
     """H_z of a loss at `outputs` [N, K, ...] (or any shape, for losses without classes).
 
@@ -102,7 +108,7 @@ class CrossEntropy(OutputHessian):
             q = targets.to(self.z) * (1 - smoothing) + smoothing / classes
             counts = torch.einsum("nc...,c->n...", q, weight)
             return counts, torch.full_like(counts[:1].sum(), counts.numel())
-        kept = targets != getattr(self.loss_fn, "ignore_index", -100)
+        kept = targets != ignored_label(self.loss_fn)
         own = weight[targets.where(kept, torch.zeros_like(targets))] * kept
         return (1 - smoothing) * own + smoothing * weight.mean() * kept, own.sum()
 
@@ -169,7 +175,7 @@ class ByAutograd(OutputHessian):
         """For want of better knowledge: the samples; of labels, those that torch's losses count."""
         if self.targets.is_floating_point():
             return float(len(self.targets))
-        return (self.targets != -100).sum(dtype=self.z.dtype)
+        return (self.targets != ignored_label(self.loss_fn)).sum(dtype=self.z.dtype)
 
     @functools.cached_property
     def _gradient(self):

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from .autograd import call, map_tensors, one_function, traceless
+from .autograd import call, map_tensors, traceless
 from .models import (
     NO_LAYERS,
     WEIGHT_LAYERS,
@@ -250,12 +250,9 @@ class _Names(TorchFunctionMode):
 
 
 def _functions_called(model, inputs):
-    """Names of the functions that a forward pass calls; of a copy in eval mode: it leaves no trace.
-
-    With gradients: without, torch's encoder layer takes a kernel that hides its activation.
-    """
+    """Names of the functions that a forward pass calls; of a copy in eval mode: no trace is left."""
     twin = copy.deepcopy(model).eval()
-    with torch.enable_grad(), _Names() as names:
+    with _Names() as names:
         call(twin, inputs)
     return names.found
 
@@ -307,7 +304,7 @@ def _delta_orthogonal_(layer, scale, generator):
 
 def _look(model, inputs):
     """The outputs, by a forward pass that leaves no trace."""
-    with traceless(model, next(model.parameters()).device), one_function():
+    with traceless(model, next(model.parameters()).device):
         return call(model, map_tensors(inputs, torch.clone))
 
 
