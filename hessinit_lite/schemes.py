@@ -250,7 +250,7 @@ class _Names(TorchFunctionMode):
 
 
 def _functions_called(model, inputs):
-    """Names of the functions that a forward pass calls; of a copy in eval mode: no trace is left."""
+    """Names of functions that a forward pass calls; of a copy in eval mode: no trace is left."""
     twin = copy.deepcopy(model).eval()
     with _Names() as names:
         call(twin, inputs)
