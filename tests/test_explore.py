@@ -9,6 +9,7 @@ import re
 
 import matplotlib
 import pytest
+import torch
 from matplotlib.figure import Figure
 
 import hessinit_lite as hl
@@ -174,3 +175,16 @@ def test_powers_of_ten_are_plain_letters():
               for label in axis.get_ticklabels(which="both") if label.get_text()]
     assert {"10⁻³", "10⁴", "−10¹", "0", "6×10⁻²"} <= set(labels)
     assert not any("$" in label for label in labels) and "<svg" in svg
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_steps_lost_in_rounding_give_no_difference(threads):
+    """Chapter 7 says so of float32: the gradients that are compared must come out of one kernel."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        numbers = hl.figures.measure_difference_error(3, "tanh", samples=128)
+    finally:
+        torch.set_num_threads(before)
+    for errors in (numbers.one_sided, numbers.central):
+        assert float(errors[0, 0]) == pytest.approx(1, abs=0.1)
