@@ -99,6 +99,7 @@ def figure_1(found, width=8):
     for (left, right), (panel, case) in zip(panels, FIGURE_1.items()):
         draw_values(left, "Figure 1", panel, found.values.get((*case, width)))
         draw_losses(right, "Figure 1", panel, found.curves.get((*case, width)))
+        left.set_title(f"{panel}: {left.get_title()}")
     return figure
 
 
@@ -191,11 +192,12 @@ def figure_5(starts):
         bars(axes, reported, None, names)
         for k, (color, (label, errors)) in enumerate(zip(COLORS, ours.items())):
             found = [q and (q[1], q[1], q[2]) for q in quantiles(errors.clamp(min=1e-6))]
-            bars(axes, None, found, names, color, 0.02 + 0.18 * k)
+            bars(axes, None, found, names, color, 0.14 * k)
             axes.plot([], [], "o", color=color, label=label)
         axes.set(title=title("Figure 5", panel), xlabel="relative error")
     if starts:
-        legend_below(figure, panels[0], 2)
+        all_labels = max(zip(panels, starts.values()), key=lambda both: len(both[1]))[0]
+        legend_below(figure, all_labels, 2)
     return figure
 
 
