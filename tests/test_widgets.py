@@ -63,7 +63,7 @@ def run_panels(version, figures, extra_path):
     notebooks = [path for path in sorted((ROOT / "book").glob("*.ipynb")) if path.stem != "results"]
     path = os.pathsep.join([*extra_path, str(ROOT)])
     command = [sys.executable, "-c", SCRIPT, version, figures, *map(str, notebooks)]
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": path}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

@@ -99,7 +99,7 @@ def figure_1(found, width=8):
     for (left, right), (panel, case) in zip(panels, FIGURE_1.items()):
         draw_values(left, "Figure 1", panel, found.values.get((*case, width)))
         draw_losses(right, "Figure 1", panel, found.curves.get((*case, width)))
-        left.set_title(f"{panel}: {left.get_title()}")
+        left.set_title(f"{panel}: {title('Figure 1', panel)}")
     return figure
 
 
@@ -196,8 +196,8 @@ def figure_5(starts):
             axes.plot([], [], "o", color=color, label=label)
         axes.set(title=title("Figure 5", panel), xlabel="relative error")
     if starts:
-        all_labels = max(zip(panels, starts.values()), key=lambda both: len(both[1]))[0]
-        legend_below(figure, all_labels, 2)
+        most_labels = max(panels, key=lambda axes: len(axes.get_legend_handles_labels()[1]))
+        legend_below(figure, most_labels, 2)
     return figure
 
 
