@@ -25,7 +25,7 @@ PNG_DPI = 120
 #: What stands at an axis in more than one figure, with its unit.
 LAYER = "layer (1 = first)"
 SIGNAL, GRADIENT = "mean square of u", "mean square of dL/du"
-RELATIVE_SIGNAL, RELATIVE_GRADIENT = f"{SIGNAL} (input = 1)", f"{GRADIENT} (last = 1)"
+RELATIVE_SIGNAL, RELATIVE_GRADIENT = f"{SIGNAL} (inputs: 1)", f"{GRADIENT} (last: 1)"
 CURVATURE = "loss per unit step²"
 
 

@@ -129,7 +129,15 @@ def _text(entry, spec, name):
         if hasattr(entry, "error"):  # an Estimate
             entry = float(entry), entry.error
         if isinstance(entry, tuple):
-            return " ± ".join(format(part, spec) for part in entry)
-        return format(entry, spec)
+            return " ± ".join(formatted(part, spec) for part in entry)
+        return formatted(entry, spec)
     except (TypeError, ValueError) as error:
         raise ValueError(f"column {name!r}: {entry!r} does not fit the format {spec!r}") from error
+
+
+def formatted(value, spec):
+    """`format`, but what rounds to zero has no sign: "0.00" and not "-0.00"."""
+    text = format(value, spec)
+    if isinstance(value, str) or any(digit in text for digit in "123456789"):
+        return text
+    return text.removeprefix("-") if text.startswith("-0") else text

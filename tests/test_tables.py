@@ -84,3 +84,9 @@ def test_a_column_too_many_for_two_spaces_between_takes_one():
     fits, longer = ([("x" * width, "y" * 37)] for width in (40, 41))
     assert str(hl.table(fits, {"a": "", "b": ""})).splitlines()[1] == "x" * 40 + "  " + "y" * 37
     assert str(hl.table(longer, {"a": "", "b": ""})).splitlines()[1] == "x" * 41 + " " + "y" * 37
+
+
+def test_what_rounds_to_zero_has_no_sign():
+    made = hl.table([(-0.001, (-0.2, 0.0), "-0"), (-1.0, (0.0, -0.0), "-1")], {"a": ".2f", "b": ".0f", "c": ""})
+    assert made.cells == [["0.00", "0 ± 0", "-0"], ["-1.00", "0 ± 0", "-1"]]
+    assert hl.spread([-0.001, -0.002]) == "0.00 ± 0.00"

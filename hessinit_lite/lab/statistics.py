@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import torch
 
+from ..tables import formatted
+
 
 class Interval(NamedTuple):
     """A mean with Student's interval around it.
@@ -38,7 +40,8 @@ def spread(values, digits=2):
     lost = int((~values.isfinite()).sum())
     if lost:
         return f"{lost} of {len(values)} diverge"
-    return f"{values.mean():.{digits}f} ± {values.std():.{digits}f}"
+    mean, deviation = (formatted(float(x), f".{digits}f") for x in (values.mean(), values.std()))
+    return f"{mean} ± {deviation}"
 
 
 def interval(values, level=0.95):

@@ -115,7 +115,7 @@ def plane(**setting):
     variances = [0.0004 * k**2 for k in range(1, 200)]
     pairs = [edge_of_chaos(setting["activation"], variance) for variance in variances]
     edge = torch.tensor([pair for pair in pairs if pair[1] >= 0]).reshape(-1, 2).sqrt()
-    figure, (axes,) = panels_in_a_row(1, height=3.2, xlabel="σ_w", ylabel="σ_b")
+    figure, (axes,) = panels_in_a_row(1, height=3.2, xlabel=r"$\sigma_w$", ylabel=r"$\sigma_b$")
     axes.plot(*edge.T, "--", color="black")
     axes.set(xlim=(0.5, 3), ylim=(0, 1))
     axes.text(0.7, 0.7, "ordered")

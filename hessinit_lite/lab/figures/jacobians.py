@@ -79,7 +79,9 @@ def measure_jacobian_bound(depth, activation, width=64, seed=0, samples=16):
 def draw_jacobian_bound(numbers, depth, activation):
     """A JacobianBound as a Figure."""
     figure, (left, right) = panels_in_a_row(2, height=3.6, yscale="log", xlabel=LAYER)
-    left.plot(numbers.layers, numbers.norm, "o-", color=BLUE, markersize=4, label="‖H_w(k)‖")
+    left.plot(
+        numbers.layers, numbers.norm, "o-", color=BLUE, markersize=4, label="norm of the block"
+    )
     names = "(1) all samples agree", "(2) A, B, S line up", "(3) x is the worst input"
     styles = ("v--", GREEN), ("s--", PURPLE), ("^--", ORANGE)
     for bound, kept, name, (style, color) in zip(numbers.bounds, numbers.kept, names, styles):
@@ -155,7 +157,7 @@ def draw_jacobian_products(numbers, depth, activation):
         right.plot(shown, numbers.norm[i], **style)
     figure.suptitle(f"{activation}, depth {depth}")
     left.set(title="products: forward —, backward - -", ylabel="mean square (ratio)")
-    right.set(title="norm of the layer's block", ylabel=f"‖H_w(k)‖ ({CURVATURE})")
+    right.set(title="norm of the layer's block", ylabel=f"norm ({CURVATURE})")
     ends = [axes.get_ylim() for axes in (left, right)]
     decades = max(100.0, *(high / low for low, high in ends))
     for axes, (low, high) in zip((left, right), ends):  # as many decades on both sides

@@ -69,7 +69,7 @@ def draw_principle(numbers, depth, activation):
             axes.plot(range(1, depth + 1), norms, style, color=color, markersize=4, label=label)
     axes.set(
         xlabel="layer k (1 = first)",
-        ylabel=f"‖H_w(k)‖ ({CURVATURE})",
+        ylabel=f"norm of the block ({CURVATURE})",
         title=f"{activation}, depth {depth}: {numbers.outcome}",
     )
     legend_below(figure, axes, 2)

@@ -6,7 +6,7 @@ async function balanceView(root, data, setting) {
   const layers = Array.from({length: depth}, (_, k) => k + 1);
   let start = net.parameters.slice(), first = null, from = Math.max(1, depth >> 1), s = 1, {seed} = setting;
   const x = {from: 0.5, to: depth + 0.5, ticks: layers, label: "layer"}, y = {from: 1e-4, to: 1e6, log: true, ticks: decades(-4, 6, 2)};
-  const factors = new Panel({title: "Two factors", note: "φ, the input’s (orange); γ, of what lies behind (purple)", height: 230, x, y});
+  const factors = new Panel({title: "Two factors", note: "φ, the input’s (orange); γ, of what lies behind (pink)", height: 230, x, y});
   const curvature = new Panel({title: "Curvature", note: "norms (blue; dashed: as drawn), G[w, w] (green)", height: 230, x, y});
   const knobs = [
     makeSlider({name: "factor", label: "factor s", ...logarithmic(0.1, 10, 160), text: value => `× ${value.toFixed(2)}`, change: value => { s = value; look(); }, reset: () => { s = 1; look(); }}),

@@ -132,7 +132,7 @@ class OneLayer {
     const x = Array.from({length: 161}, (_, j) => -4 + j / 20), q = seen.step ? null : theoryOf(bench)?.signal[k];
     const density = q && x.map(u => Math.exp(-u * u / 2 / q) / Math.sqrt(2 * Math.PI * q));
     const numbers = `mean square ${inWords(seen.signal[k])}, norm ${Number.isNaN(seen.norms[k]) ? "…" : inWords(seen.norms[k])}`;
-    this.panel.note.textContent = `${layer}: ${numbers}`;
+    this.panel.note.textContent = `${layer}: density of u; ${numbers}`;
     this.panel.show({
       bars: {edges, heights: shares.map(share => share / wide), colour: COLOURS.sky},
       curves: density ? [{x, y: density, colour: "currentColor", line: 1.5, dashed: true}] : [],

@@ -82,6 +82,7 @@ class Panel {
     parts.push(`<svg x="${left - 3}" y="${top - 3}" width="${wide + 6}" height="${high + 6}" `
       + `viewBox="${left - 3} ${top - 3} ${wide + 6} ${high + 6}">${inside.join("")}</svg>`);
     for (const curve of curves) if (curve.dots || curve.beyond) parts.push(this.beyond(curve));
+    if (bars) parts.push(this.beyond({x: bars.heights.map((_, k) => (bars.edges[k] + bars.edges[k + 1]) / 2), y: bars.heights, colour: bars.colour}));
     for (const {y, text, colour = "currentColor"} of levels) {
       const height = this.px("y", y);
       if (text && height > top && height < this.height - bottom)

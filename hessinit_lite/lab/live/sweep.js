@@ -12,7 +12,7 @@ async function sweepView(root, stored) {
   let [i, j] = [targets.indexOf(1), rates.indexOf(0.1)];
 
   const map = new Panel({
-    title: "Loss after training", note: "median of the nets, ∞ for overflow; line: ηλ = 2", height: 330,
+    title: "Loss after training", note: "median of the nets by target (across) and rate η (up), ∞ for overflow; line: ηλ = 2", height: 330,
     x: {...axis(targets), ticks: targets.filter((_, k) => k % 2 === 0), label: "target of every layer’s norm"},
     y: {...axis(rates), plain: true, ticks: rates.filter((_, k) => k % 2 === 0)},
   });
@@ -62,7 +62,7 @@ async function sweepView(root, stored) {
         from: {x: between(targets, k - 1), y: between(rates, l - 1)}, to: {x: between(targets, k), y: between(rates, l)},
         fill: shade(found[k][l]), text: inShape(found[k][l]), chosen: k === i && l === j,
       }))),
-      curves: [{x: targets, y: curvature.map(each => 2 / each), colour: COLOURS.purple, line: 3}],
+      curves: [{x: targets, y: curvature.map(each => 2 / each), colour: COLOURS.purple, line: 2}],
       alt: `Map of ${targets.length} targets and ${rates.length} learning rates; chosen: target ${targets[i]}, rate ${rates[j]}, loss ${inShape(found[i][j])}`,
     });
     const steps = runs[0].map((_, k) => every * k);

@@ -357,7 +357,7 @@ async function singularView(root, data, setting) {
       for (const value of values) { x.push(l + 1); y.push(value); }
     }
     const ends = y.slice(-width), most = ends[0], least = ends[width - 1];
-    panel.show({curves: [{x, y, colour: COLOURS.blue, dots: 3, pale: true},
+    panel.show({curves: [{x, y, colour: COLOURS.blue, dots: 3},
       {x: medians.map((_, k) => k + 2), y: medians, colour: COLOURS.orange, line: 2}], levels: [{y: 1}],
     alt: `Singular values at layer ${depth - 1}: from ${inWords(least)} to ${inWords(most)}`});
     view.say(`${SCHEMES[scheme]}, σ × ${factor.toFixed(2)}: at layer ${depth - 1} the singular values go from `

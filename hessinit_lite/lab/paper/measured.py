@@ -112,7 +112,7 @@ def _near(item, panel, values, within=1.0):
     return count
 
 
-DENSITY_RULE = "medians within a decade of the reported modes: in 5 of 6 layers, in 3 of 6"
+DENSITY_RULE = "medians within a decade of the reported modes: in 5 of 6 layers; at least in 3 of 6"
 
 
 def _density_line(item, panel, case, found, widths, wanted):

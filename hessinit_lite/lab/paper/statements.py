@@ -94,7 +94,7 @@ def equation_4():
 
     found = _mean(ratio)
     rule = "drawn deviation within 1 % of the formula"
-    claim = "Glorot: deviation sqrt(2 / (d_k + d_{k+1}))"
+    claim = "Glorot: deviation sqrt(2 / (dₖ + dₖ₊₁))"
     met = (abs(found - 1) < 0.01,)
     return Line("(4)", claim, f"ratio {found:.3f}", rule, met, "02-variance-flow", FIVE)
 
@@ -380,7 +380,7 @@ def corollary_11():
     here = f"norms {forward:.2f}, {backward:.2f}; per unit forwards {per_unit:.2f}"
     rule = "the norm is kept within 5 %, forwards and backwards (not the variance per unit)"
     met = abs(forward - 1) < 0.05, abs(backward - 1) < 0.05
-    claim = "stable for variance 1/d_{k+1} forwards, 1/d_k backwards"
+    claim = "stable for variance 1/dₖ₊₁ forwards, 1/dₖ backwards"
     return Line("Corollary 11", claim, here, rule, met, "10b-glorot-and-he", "1,000 matrices")
 
 

@@ -44,7 +44,7 @@ def not_run(item, claim, why, chapter):
 
 
 #: columns of a table of Lines
-NAMES = "of the paper", "it says", "we find", "met if", "verdict", "treated in"
+NAMES = "of the paper", "it says", "we find", "rule, by parts", "verdict", "treated in"
 
 
 class Verdicts:
