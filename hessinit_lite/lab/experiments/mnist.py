@@ -17,6 +17,7 @@ from ...chain_rule import NORMS, layer_norms
 from ...models import MLP
 from ...principle import hessian_init_
 from ...schemes import init_
+from ...tables import formatted
 from ..data import Data
 from ..probes import signals
 from ..records import answered, available, fastest_device, opened, raw, rounded
@@ -485,4 +486,4 @@ def signed(found):
         >>> signed(hl.Interval(0.01, -0.01, 0.03))
         '-0.010 to +0.030'
     """
-    return f"{found.low:+.3f} to {found.high:+.3f}" if found else ""
+    return " to ".join(formatted(end, "+.3f") for end in found[1:]) if found else ""

@@ -8,6 +8,7 @@ import math
 
 import torch
 
+from ...tables import formatted
 from ..experiments import cifar, cost, errors, mnist, panels, redraws, words
 from ..results import SHIPPED, Results
 from ..statistics import interval
@@ -398,7 +399,7 @@ def word_vectors():
         seeds = len(losses)
         gap = interval(losses - usual)
         here = f"norm 1 of {what}: loss {losses.mean():.3f}, word2vec's start {usual.mean():.3f}, "
-        here += f"difference {gap.low:+.3f} to {gap.high:+.3f}"
+        here += f"difference {formatted(gap.low, '+.3f')} to {formatted(gap.high, '+.3f')}"
         rule = "at its best rate below word2vec's own start, by the interval over the seeds; mean "
         rule += "within 2 % of it"
         met = bool(gap.high < 0), bool(losses.mean() < 1.02 * usual.mean())
@@ -557,7 +558,7 @@ def best_rate_line():
     level = 1 - 0.05 / len(found)
     ends = {start: interval(each, level) for start, each in found.items()}
     better = [start for start, each in ends.items() if each.high < 0]
-    here = "; ".join(f"{start} {each.mean:+.3f}" for start, each in ends.items())
+    here = "; ".join(f"{start} {formatted(each.mean, '+.3f')}" for start, each in ends.items())
     rule = "some target is below He's scheme, each at its own rate (Bonferroni)"
     text = "(ours) the lead remains when every start has its best learning rate"
     met = (bool(better),)
