@@ -136,7 +136,13 @@ def _text(entry, spec, name):
 
 
 def formatted(value, spec):
-    """`format`, but what rounds to zero has no sign: "0.00" and not "-0.00"."""
+    """`format`, but what rounds to zero has no sign.
+
+    Example:
+        >>> from hessinit_lite.tables import formatted
+        >>> formatted(-0.001, ".2f")
+        '0.00'
+    """
     text = format(value, spec)
     if isinstance(value, str) or any(digit in text for digit in "123456789"):
         return text
