@@ -45,8 +45,8 @@ def whole_layers(*panels):
 
 
 def level(axes, height=1.0):
-    """A dotted line at the value that the others are to be compared with."""
-    axes.axhline(height, color="black", linewidth=0.8, linestyle=":")
+    """A dotted line, behind the curves, at the value that these are to be compared with."""
+    axes.axhline(height, color="black", linewidth=0.8, linestyle=":", zorder=1)
 
 
 def legend_below(figure, axes, columns, loc="outside lower left"):

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HTML = ROOT / "_build" / "html"
 PAGES = site_checks.pages()
 NOTEBOOKS = [page for page in PAGES if (ROOT / f"{page}.ipynb").exists()]
+AND_SEARCH = [*PAGES, "search"]
 SCHEMES = ["light", "dark"]
 CHAPTERS = [page for page in NOTEBOOKS if page != "book/results"]  # those with sliders
 BUILD = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT), "-W", "-n", "--keep-going"]
@@ -186,7 +187,7 @@ def test_one_search_field_and_no_bar_above_the_page(visit, page):
     assert seen.page.locator(".bd-main").bounding_box()["y"] == 0
 
 
-@pytest.mark.parametrize("page", [*PAGES, "search"])
+@pytest.mark.parametrize("page", AND_SEARCH)
 def test_page_is_light_and_steady(browser, served, page):
     """How soon it answers depends on the machine: audit.py measures that. Bytes are counted as they unpack.
 
@@ -209,11 +210,11 @@ def test_text_is_shown_where_formulas_cannot_be_drawn(browser, site, javascript)
     context.close()
 
 
-@see([*PAGES, "search"])
+@see(AND_SEARCH)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_page_is_accessible(seen, scheme, request):
     """A page in one theme today, in the other tomorrow: axe-core takes 8 s. The weekly workflow looks at both."""
-    turn = datetime.date.today().toordinal() + [*PAGES, "search"].index(request.node.callspec.params["seen"])
+    turn = datetime.date.today().toordinal() + AND_SEARCH.index(request.node.callspec.params["seen"])
     if scheme != SCHEMES[turn % 2] and not os.environ.get("BOTH_THEMES"):
         pytest.skip("tomorrow, or with BOTH_THEMES=1")
     seen.resize(1280, 720)

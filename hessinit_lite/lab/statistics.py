@@ -40,8 +40,8 @@ def spread(values, digits=2):
     lost = int((~values.isfinite()).sum())
     if lost:
         return f"{lost} of {len(values)} diverge"
-    mean, deviation = (formatted(float(x), f".{digits}f") for x in (values.mean(), values.std()))
-    return f"{mean} ± {deviation}"
+    mean_and_std = values.mean(), values.std()
+    return " ± ".join(formatted(float(x), f".{digits}f") for x in mean_and_std)
 
 
 def interval(values, level=0.95):

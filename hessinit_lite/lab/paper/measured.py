@@ -399,7 +399,7 @@ def word_vectors():
         seeds = len(losses)
         gap = interval(losses - usual)
         here = f"norm 1 of {what}: loss {losses.mean():.3f}, word2vec's start {usual.mean():.3f}, "
-        here += f"difference {formatted(gap.low, '+.3f')} to {formatted(gap.high, '+.3f')}"
+        here += f"difference {mnist.signed(gap)}"
         rule = "at its best rate below word2vec's own start, by the interval over the seeds; mean "
         rule += "within 2 % of it"
         met = bool(gap.high < 0), bool(losses.mean() < 1.02 * usual.mean())
